@@ -1,0 +1,162 @@
+// Package civil does arithmetic on what the clock on the wall says, in one time zone, with both
+// questions that daylight saving raises answered the same way everywhere: a local time that is
+// skipped is the first instant after the gap, one that occurs twice is the later. The standard
+// library's time.Date leaves both open and answers them differently from zone to zone.
+//
+// All instants are microseconds since 1970-01-01T00:00:00Z, all days are days since 1970-01-01.
+package civil
+
+import (
+	"sort"
+	"time"
+)
+
+const (
+	Second = int64(time.Second / time.Microsecond)
+	Day    = 24 * 60 * 60 * Second
+)
+
+// A Zone is a time zone with its transitions laid out in a table, so that a conversion costs
+// nanoseconds. It is immutable and safe for concurrent use. Outside the years 1900 to 2400 the
+// first and the last known offset hold.
+type Zone struct {
+	loc     *time.Location
+	starts  []int64 // instant at which period i begins; starts[0] is the beginning of time
+	offsets []int64 // microseconds east of UTC in period i
+}
+
+// UTC is the zone without transitions.
+func UTC() *Zone { return &Zone{loc: time.UTC, starts: []int64{minInstant}, offsets: []int64{0}} }
+
+const minInstant = -1 << 63
+
+// In returns the Zone of loc; nil means UTC. Laying out the table takes a fraction of a millisecond:
+// do it once, not per record.
+func In(loc *time.Location) *Zone {
+	if loc == nil || loc == time.UTC {
+		return UTC()
+	}
+	t := time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC).In(loc)
+	_, offset := t.Zone()
+	z := &Zone{loc: loc, starts: []int64{minInstant}, offsets: []int64{int64(offset) * Second}}
+	for {
+		_, end := t.ZoneBounds()
+		if end.IsZero() || end.Year() > 2400 {
+			break
+		}
+		t = end
+		if _, o := t.Zone(); int64(o)*Second != z.offsets[len(z.offsets)-1] {
+			z.starts = append(z.starts, t.UnixMicro())
+			z.offsets = append(z.offsets, int64(o)*Second)
+		}
+	}
+	return z
+}
+
+// Location returns the zone as the time package knows it.
+func (z *Zone) Location() *time.Location { return z.loc }
+
+// period returns the index of the period that instant t lies in.
+func (z *Zone) period(t int64) int {
+	if len(z.starts) == 1 {
+		return 0
+	}
+	return sort.Search(len(z.starts), func(i int) bool { return z.starts[i] > t }) - 1
+}
+
+// Local splits instant t into the local day and the microseconds since local midnight on the clock.
+func (z *Zone) Local(t int64) (day, clock int64) {
+	return split(t + z.offsets[z.period(t)])
+}
+
+func split(wall int64) (day, clock int64) {
+	day = wall / Day
+	if clock = wall % Day; clock < 0 {
+		day, clock = day-1, clock+Day
+	}
+	return day, clock
+}
+
+// Instant returns the instant at which the clock shows the given time on the given day: the later
+// one when it does so twice, the first instant after the gap when it never does.
+func (z *Zone) Instant(day, clock int64) int64 {
+	wall := day*Day + clock
+	if len(z.starts) == 1 {
+		return wall - z.offsets[0]
+	}
+	// No offset exceeds a day, so the period that holds a day later is the last candidate.
+	for i := z.period(wall + Day); ; i-- {
+		t := wall - z.offsets[i]
+		if i == 0 || t >= z.starts[i] {
+			if i+1 < len(z.starts) && t >= z.starts[i+1] {
+				return z.starts[i+1] // past the end of this period, before the next on the clock: the gap
+			}
+			return t
+		}
+	}
+}
+
+// Steady reports whether the zone keeps one offset from the day before the given day to the day after,
+// which makes arithmetic around that day as simple as in UTC.
+func (z *Zone) Steady(day int64) bool {
+	if len(z.starts) == 1 {
+		return true
+	}
+	i := z.period((day - 2) * Day)
+	return i+1 == len(z.starts) || z.starts[i+1] > (day+3)*Day
+}
+
+// Date returns the year, the month (1 to 12) and the day of the month of a day.
+// After Howard Hinnant, chrono-compatible low-level date algorithms.
+func Date(day int64) (year, month, dom int64) {
+	day += 719468
+	era := day / 146097
+	if day < 0 {
+		era = (day - 146096) / 146097
+	}
+	doe := day - era*146097
+	yoe := (doe - doe/1460 + doe/36524 - doe/146096) / 365
+	year = yoe + era*400
+	doy := doe - (365*yoe + yoe/4 - yoe/100)
+	mp := (5*doy + 2) / 153
+	dom = doy - (153*mp+2)/5 + 1
+	month = mp + 3
+	if month > 12 {
+		month -= 12
+		year++
+	}
+	return year, month, dom
+}
+
+// DayOf returns the day of a date. The month must be 1 to 12; the day of the month may run over.
+func DayOf(year, month, dom int64) int64 {
+	if month <= 2 {
+		year--
+	}
+	era := year / 400
+	if year < 0 {
+		era = (year - 399) / 400
+	}
+	yoe := year - era*400
+	mp := month - 3
+	if month <= 2 {
+		mp = month + 9
+	}
+	doy := (153*mp+2)/5 + dom - 1
+	doe := yoe*365 + yoe/4 - yoe/100 + doy
+	return era*146097 + doe - 719468
+}
+
+// DaysIn returns the number of days of a month.
+func DaysIn(year, month int64) int64 {
+	switch month {
+	case 4, 6, 9, 11:
+		return 30
+	case 2:
+		if year%4 == 0 && (year%100 != 0 || year%400 == 0) {
+			return 29
+		}
+		return 28
+	}
+	return 31
+}
