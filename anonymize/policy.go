@@ -1,60 +1,490 @@
 package anonymize
 
 import (
-	"errors"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/internal/civil"
 )
 
 // A Policy is a library's retention rules, read by [ParsePolicy]. It is immutable and safe for
 // concurrent use.
 type Policy struct {
-	ID        string
-	Revision  int
-	Title     string
-	Effective time.Time // zero: always
+	id, title string
+	revision  int
 	digest    string
+	effective time.Time
+	clock     clock
+	groups    []groupSet
+
+	match           match
+	unlinkByDefault bool
+	rules           [6][]rule // by kind; nil: the policy does not speak of it
+	keep            [6]*Keep  // by kind; nil: all that does not identify stays
+
+	heldItems, heldRecords map[string]int64 // until when; unknown: until released
+	shortenTo, extendTo    *term            // patron-may; nil: wishes of that sort are ignored
+
+	needs    Needs
+	warnings []Warning
 }
+
+type match uint8
+
+const (
+	matchFirst match = iota
+	matchShortest
+	matchLongest
+)
 
 // Ref says which policy this is: id, revision and digest.
-func (p *Policy) Ref() PolicyRef { return PolicyRef{ID: p.ID, Revision: p.Revision, Digest: p.digest} }
+func (p *Policy) Ref() PolicyRef { return PolicyRef{ID: p.id, Revision: p.revision, Digest: p.digest} }
 
-// ParsePolicy reads a policy file and runs its tests. Every error is a *PolicyError.
-func ParsePolicy(data []byte) (*Policy, error) { return nil, errors.New("under construction") }
+// Title returns the policy's title, or "".
+func (p *Policy) Title() string { return p.title }
+
+// Effective returns the instant before which [Sweep] refuses the policy; the zero time: none.
+func (p *Policy) Effective() time.Time { return p.effective }
 
 // Zone returns the time zone in which the policy counts days.
-func (p *Policy) Zone() *time.Location { return time.UTC }
+func (p *Policy) Zone() *time.Location { return p.clock.zone.Location() }
 
 // Covers reports whether the policy has rules for a kind.
-func (p *Policy) Covers(k circulation.Kind) bool { return false }
+func (p *Policy) Covers(k circulation.Kind) bool { return p.rules[kindIndex(k)] != nil }
 
-// Why returns the explanation of a rule as the policy file gives it, or "".
-func (p *Policy) Why(k circulation.Kind, rule string) string { return "" }
+// Needs says which facts the policy looks at.
+func (p *Policy) Needs() Needs { return p.needs }
 
-// Decide says whether r is to be unlinked at the given time. It is pure and does not allocate.
-func (p *Policy) Decide(r *circulation.Record, at time.Time) Decision { return Decision{} }
+// Why returns the explanation that the policy file gives of a rule, or "".
+func (p *Policy) Why(k circulation.Kind, name string) string {
+	for i := range p.rules[kindIndex(k)] {
+		if u := &p.rules[kindIndex(k)][i]; u.name == name {
+			return u.why
+		}
+	}
+	return ""
+}
 
-// A Warning is something a policy file may do but probably should not.
+// ParsePolicy reads a policy file and runs its tests: a policy whose tests fail is refused. Every error is
+// a [*PolicyError].
+func ParsePolicy(data []byte) (*Policy, error) {
+	root, err := parseYAML(data)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(data)
+	p := &Policy{digest: "sha256:" + hex.EncodeToString(sum[:]), clock: clock{zone: civil.UTC()}}
+	var version string
+	var tests *yaml.Node
+	err = mapping(root, "the policy", []field{
+		{"carrel-retention", text(&version, "carrel-retention")},
+		{"id", text(&p.id, "id")},
+		{"revision", count(&p.revision, "revision")},
+		{"title", text(&p.title, "title")},
+		{"clock", p.readClock},
+		{"effective", p.readEffective},
+		{"match", choice(func(i int) { p.match = match(i) }, "match", "first", "shortest", "longest")},
+		{"default", choice(func(i int) { p.unlinkByDefault = i == 1 }, "default", "keep", "unlink")},
+		{"groups", p.readGroups},
+		{"holds", p.readHolds},
+		{"patron-may", p.readPatronMay},
+		{"records", p.readRecords},
+		{"keep-fields", p.readKeepFields},
+		{"tests", func(n *yaml.Node) error { tests = n; return nil }},
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case version != "1":
+		return nil, fault(root, "carrel-retention", "a policy begins with `carrel-retention: 1`, the version of its format")
+	case p.id == "":
+		return nil, fault(root, "id", "the policy has no id")
+	case !slices.ContainsFunc(p.rules[:], func(r []rule) bool { return r != nil }):
+		return nil, fault(root, "records", "the policy has no records: name at least one kind and its rules, or nothing would ever be forgotten")
+	}
+	p.needs = p.collectNeeds()
+	p.lint(root)
+	if tests != nil {
+		if err := p.runTests(tests); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func (p *Policy) readClock(n *yaml.Node) error {
+	return mapping(n, "clock", []field{
+		{"zone", func(n *yaml.Node) error {
+			name, err := scalar(n, "zone")
+			if err != nil {
+				return err
+			}
+			loc, err := time.LoadLocation(name)
+			if err != nil || name == "Local" {
+				return fault(n, name, "unknown time zone %q; want a name like Europe/Stockholm or UTC", name)
+			}
+			p.clock.zone = civil.In(loc)
+			return nil
+		}},
+		{"day-ends", func(n *yaml.Node) error {
+			s, err := scalar(n, "day-ends")
+			if err != nil {
+				return err
+			}
+			t, err := time.Parse("15:04", s)
+			if err != nil || len(s) != 5 {
+				return fault(n, s, `day-ends must be a time like "03:00"`)
+			}
+			p.clock.dayEnds = int64(t.Hour()*60+t.Minute()) * 60 * civil.Second
+			return nil
+		}},
+	})
+}
+
+// day reads a date and returns the day.
+func readDay(n *yaml.Node, what string) (int64, error) {
+	s, err := scalar(n, what)
+	if err != nil {
+		return 0, err
+	}
+	t, err := time.Parse(time.DateOnly, s)
+	if err != nil || t.Year() < 1900 || t.Year() > 2300 {
+		return 0, fault(n, s, "%s must be a date like 2026-10-01", what)
+	}
+	day, _ := civil.UTC().Local(t.UnixMicro())
+	return day, nil
+}
+
+func (p *Policy) readEffective(n *yaml.Node) error {
+	day, err := readDay(n, "effective")
+	if err == nil {
+		p.effective = time.UnixMicro(p.clock.zone.Instant(day, 0)).UTC()
+	}
+	return err
+}
+
+func (p *Policy) readGroups(n *yaml.Node) error {
+	if n.Kind != yaml.MappingNode {
+		return fault(n, "", "groups must be a mapping of names to lists of groups")
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		name, err := scalar(n.Content[i], "a group's name")
+		if err != nil {
+			return err
+		}
+		if p.set(name) != nil {
+			return fault(n.Content[i], name, "the set %q is defined twice", name)
+		}
+		set := groupSet{name: name}
+		if err := words(&set.codes, "the set "+strconv.Quote(name))(n.Content[i+1]); err != nil {
+			return err
+		}
+		p.groups = append(p.groups, set)
+	}
+	return nil
+}
+
+func (p *Policy) set(name string) *groupSet {
+	i := slices.IndexFunc(p.groups, func(s groupSet) bool { return s.name == name })
+	if i < 0 {
+		return nil
+	}
+	return &p.groups[i]
+}
+
+func (p *Policy) readHolds(n *yaml.Node) error {
+	p.heldItems, p.heldRecords = map[string]int64{}, map[string]int64{}
+	return each(n, "holds", func(n *yaml.Node) error {
+		var ref string
+		var items, records []string
+		until := int64(unknown)
+		err := mapping(n, "a hold", []field{
+			{"ref", text(&ref, "ref")},
+			{"item", words(&items, "item")},
+			{"record", words(&records, "record")},
+			{"until", func(n *yaml.Node) error {
+				day, err := readDay(n, "until")
+				until = p.clock.endOf(day)
+				return err
+			}},
+		})
+		switch {
+		case err != nil:
+			return err
+		case ref == "":
+			return fault(n, "ref", "a hold needs a ref: the case it belongs to")
+		case items == nil && records == nil:
+			return fault(n, "item", "a hold needs an item or a record")
+		}
+		for _, id := range items {
+			p.heldItems[id] = max(p.heldItems[id], until)
+		}
+		for _, id := range records {
+			p.heldRecords[id] = max(p.heldRecords[id], until)
+		}
+		return nil
+	})
+}
+
+func (p *Policy) readPatronMay(n *yaml.Node) error {
+	err := mapping(n, "patron-may", []field{
+		{"shorten-to", readTerm(&p.shortenTo, "shorten-to", "at once", termAtOnce)},
+		{"extend-to", readTerm(&p.extendTo, "extend-to", "forever", termNever)},
+	})
+	if err == nil && p.shortenTo == nil && p.extendTo == nil {
+		return fault(n, "patron-may", "patron-may says neither shorten-to nor extend-to; leave it out to ignore wishes")
+	}
+	return err
+}
+
+// readTerm reads a period or the one word that may stand for it.
+func readTerm(into **term, what, word string, meaning termWord) func(*yaml.Node) error {
+	return func(n *yaml.Node) error {
+		s, err := scalar(n, what)
+		if err != nil {
+			return err
+		}
+		if s == word {
+			*into = &term{word: meaning}
+			return nil
+		}
+		per, err := parsePeriod(s)
+		if err != nil {
+			return fault(n, s, "%s: %s%s", what, err, hintUnlessPeriod(s, word))
+		}
+		*into = &term{period: per}
+		return nil
+	}
+}
+
+func hintUnlessPeriod(s string, words ...string) string {
+	if strings.HasPrefix(s, "P") {
+		return ""
+	}
+	return hint(s, words)
+}
+
+func readPeriod(into **period, what string) func(*yaml.Node) error {
+	return func(n *yaml.Node) error {
+		s, err := scalar(n, what)
+		if err != nil {
+			return err
+		}
+		per, err := parsePeriod(s)
+		if err != nil {
+			return fault(n, s, "%s: %s", what, err)
+		}
+		*into = &per
+		return nil
+	}
+}
+
+// plural is the word under records and keep-fields.
+func plural(k circulation.Kind) string {
+	if k == circulation.KindSharing {
+		return "sharing"
+	}
+	return k.String() + "s"
+}
+
+func (p *Policy) readRecords(n *yaml.Node) error {
+	var fields []field
+	for _, k := range circulation.Kinds() {
+		fields = append(fields, field{plural(k), func(n *yaml.Node) error {
+			rules := []rule{}
+			err := each(n, plural(k), func(n *yaml.Node) error {
+				u, err := p.readRule(n, k)
+				if err != nil {
+					return err
+				}
+				if slices.ContainsFunc(rules, func(o rule) bool { return o.name == u.name }) {
+					return fault(n, u.name, "there is another rule %q for %s; names must differ, they stand in reports", u.name, plural(k))
+				}
+				rules = append(rules, u)
+				return nil
+			})
+			if err == nil && len(rules) == 0 {
+				return fault(n, plural(k), "%s has no rules; leave the kind out to keep all of its records", plural(k))
+			}
+			p.rules[k] = rules
+			return err
+		}})
+	}
+	return mapping(n, "records", fields)
+}
+
+func (p *Policy) readRule(n *yaml.Node, k circulation.Kind) (rule, error) {
+	u := rule{line: n.Line}
+	var after *term
+	var sinceNode, atMostNode, perNode *yaml.Node
+	remember := func(into **yaml.Node, read func(*yaml.Node) error) func(*yaml.Node) error {
+		return func(n *yaml.Node) error { *into = n; return read(n) }
+	}
+	readAfter := func(n *yaml.Node) error {
+		if n.Value == "never" {
+			after = &term{word: termNever}
+			return nil
+		}
+		err := readTerm(&after, "after", "at once", termAtOnce)(n)
+		if e, ok := err.(*PolicyError); ok {
+			e.Message += hintUnlessPeriod(n.Value, "never")
+		}
+		return err
+	}
+	err := mapping(n, "a rule", []field{
+		{"name", text(&u.name, "name")},
+		{"why", text(&u.why, "why")},
+		{"group", p.groupWords(&u.groups, "group")},
+		{"group-now", p.groupWords(&u.groupsNow, "group-now")},
+		{"library", words(&u.libraries, "library")},
+		{"location", words(&u.locations, "location")},
+		{"type", words(&u.types, "type")},
+		{"payment-method", words(&u.methods, "payment-method")},
+		{"fee", choice(func(i int) { u.fee = feeCondition(i + 1) }, "fee", "none", "had")},
+		{"patron-expired", readPeriod(&u.expired, "patron-expired")},
+		{"after", readAfter},
+		{"since", remember(&sinceNode, choice(func(i int) { u.since = since(i) }, "since", "ended", "fee-closed", "expired"))},
+		{"keep-last", count(&u.keepLast, "keep-last")},
+		{"per", remember(&perNode, choice(func(i int) { u.perItem = i == 1 }, "per", "patron", "item"))},
+		{"at-most", remember(&atMostNode, readPeriod(&u.atMost, "at-most"))},
+	})
+	if err != nil {
+		return u, err
+	}
+	switch {
+	case u.name == "":
+		return u, fault(n, "name", "a rule needs a name: it stands in every report")
+	case u.name == RuleDefault || u.name == RulePatronWish:
+		return u, fault(n, u.name, "the name %q is reserved", u.name)
+	case after == nil:
+		return u, fault(n, "after", "rule %q does not say after what time; want a period, at once or never", u.name)
+	case u.since == sinceFeeClosed && u.fee != feeHad:
+		return u, fault(sinceNode, "since", "since: fee-closed needs fee: had in the same rule")
+	case u.keepLast > 0 && k != circulation.KindLoan:
+		return u, fault(n, "keep-last", "keep-last counts newer loans, so it is for loans only")
+	case u.keepLast > 0 && after.word == termNever:
+		return u, fault(n, "keep-last", "after: never keeps everything, so keep-last says nothing")
+	case u.keepLast == 0 && atMostNode != nil:
+		return u, fault(atMostNode, "at-most", "at-most bounds keep-last, which rule %q does not have", u.name)
+	case u.keepLast == 0 && perNode != nil:
+		return u, fault(perNode, "per", "per belongs to keep-last, which rule %q does not have", u.name)
+	case u.perItem && u.atMost == nil:
+		return u, fault(perNode, "at-most", "per: item needs at-most: an item that nobody borrows again would keep its last borrowers for ever")
+	case u.atMost != nil && after.word == termPeriod && u.atMost.nominal() < after.period.nominal():
+		return u, fault(atMostNode, "at-most", "at-most is shorter than after")
+	}
+	u.after = *after
+	return u, nil
+}
+
+// groupWords reads groups; the name of a set stands for its groups.
+func (p *Policy) groupWords(into *[]string, what string) func(*yaml.Node) error {
+	return func(n *yaml.Node) error {
+		var named []string
+		if err := words(&named, what)(n); err != nil {
+			return err
+		}
+		for _, name := range named {
+			if set := p.set(name); set != nil {
+				*into = append(*into, set.codes...)
+				continue
+			}
+			*into = append(*into, name)
+			p.suspectGroup(n, name)
+		}
+		return nil
+	}
+}
+
+func (p *Policy) readKeepFields(n *yaml.Node) error {
+	var fields []field
+	for _, k := range circulation.Kinds() {
+		if k != circulation.KindNotice {
+			fields = append(fields, field{plural(k), func(n *yaml.Node) error { return p.readKeep(n, k) }})
+		}
+	}
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i < len(n.Content); i += 2 {
+			if n.Content[i].Value == plural(circulation.KindNotice) {
+				return fault(n.Content[i], "notices", "notices are removed whole, so nothing of them can be kept")
+			}
+		}
+	}
+	return mapping(n, "keep-fields", fields)
+}
+
+func (p *Policy) readKeep(n *yaml.Node, k circulation.Kind) error {
+	keep := &Keep{dates: map[string]grain{}, stays: map[string]bool{}, groups: p.groups, zone: p.clock.zone}
+	var fields []field
+	for _, f := range circulation.Fields(k) {
+		word := f.Keep
+		switch {
+		case word == "" || slices.ContainsFunc(fields, func(o field) bool { return o.key == word }):
+		case word == "group":
+			fields = append(fields, field{word, choice(func(i int) { keep.group = [...]string{"keep", "set"}[i] }, word, "keep", "set")})
+		case isDate(word):
+			fields = append(fields, field{word, choice(func(i int) { keep.dates[word] = grain(i + 1) }, word, "keep", "day", "month", "quarter", "year")})
+		default:
+			fields = append(fields, field{word, choice(func(int) { keep.stays[word] = true }, word, "keep")})
+		}
+	}
+	p.keep[k] = keep
+	return mapping(n, "keep-fields of "+plural(k), fields)
+}
+
+func isDate(word string) bool {
+	return slices.Contains([]string{"loaned", "due", "returned", "requested", "charged", "closed"}, word)
+}
+
+func (p *Policy) collectNeeds() (needs Needs) {
+	for _, rules := range p.rules {
+		for i := range rules {
+			u := &rules[i]
+			for _, n := range []struct {
+				used bool
+				need Needs
+			}{
+				{u.groups != nil, NeedGroup}, {u.groupsNow != nil, NeedGroupNow},
+				{u.libraries != nil, NeedLibrary}, {u.locations != nil, NeedLocation}, {u.types != nil, NeedType},
+				{u.expired != nil || u.since == sinceExpired, NeedExpires},
+				{u.keepLast > 0 && !u.perItem, NeedNewerByBorrower}, {u.keepLast > 0 && u.perItem, NeedNewerOfItem},
+			} {
+				if n.used {
+					needs |= n.need
+				}
+			}
+		}
+	}
+	if len(p.heldItems) > 0 {
+		needs |= NeedItem
+	}
+	if p.shortenTo != nil || p.extendTo != nil {
+		needs |= NeedWish
+	}
+	return needs
+}
+
+// A Warning is something that a policy file may say but probably does not mean.
 type Warning struct {
-	Line    int
-	Message string
+	Line    int    // 0: the file as a whole
+	Message string // one line
 }
 
-// Lint returns what in the policy is probably not meant so.
-func (p *Policy) Lint() []Warning { return nil }
-
-// A PolicyError says what is wrong with a policy file, and where.
-type PolicyError struct {
-	Line, Column int    // from 1
-	Key          string // the key or word at fault, as far as there is one
-	Message      string
+// String returns the warning with its place.
+func (w Warning) String() string {
+	if w.Line == 0 {
+		return w.Message
+	}
+	return fmt.Sprintf("line %d: %s", w.Line, w.Message)
 }
 
-func (e *PolicyError) Error() string { return e.Message }
-
-// Presets returns the names of the policies that come with carrel.
-func Presets() []string { return nil }
-
-// Preset returns the text of a policy that comes with carrel.
-func Preset(name string) ([]byte, error) { return nil, errors.New("under construction") }
+// Lint returns what in the policy is probably not meant so, in the order of the file.
+func (p *Policy) Lint() []Warning { return slices.Clone(p.warnings) }

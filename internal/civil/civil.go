@@ -7,7 +7,6 @@
 package civil
 
 import (
-	"sort"
 	"time"
 )
 
@@ -23,7 +22,12 @@ type Zone struct {
 	loc     *time.Location
 	starts  []int64 // instant at which period i begins; starts[0] is the beginning of time
 	offsets []int64 // microseconds east of UTC in period i
+	index   []int32 // the period in force at the beginning of each stretch of the table
 }
+
+// A stretch of the index is a power of two of microseconds, about 1.1 years: a lookup shifts and steps at
+// most a few periods on.
+const stretchBits = 45
 
 // UTC is the zone without transitions.
 func UTC() *Zone { return &Zone{loc: time.UTC, starts: []int64{minInstant}, offsets: []int64{0}} }
@@ -39,16 +43,29 @@ func In(loc *time.Location) *Zone {
 	t := time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC).In(loc)
 	_, offset := t.Zone()
 	z := &Zone{loc: loc, starts: []int64{minInstant}, offsets: []int64{int64(offset) * Second}}
-	for {
-		_, end := t.ZoneBounds()
+	for probe := t; ; {
+		_, end := probe.ZoneBounds()
 		if end.IsZero() || end.Year() > 2400 {
 			break
 		}
-		t = end
+		// Past its last table entry the time package takes every year for 365 days long, so that on the last day
+		// of a leap year the end of the period is not ahead of us.
+		if !end.After(t) {
+			probe = probe.Add(24 * time.Hour)
+			continue
+		}
+		t, probe = end, end
 		if _, o := t.Zone(); int64(o)*Second != z.offsets[len(z.offsets)-1] {
 			z.starts = append(z.starts, t.UnixMicro())
 			z.offsets = append(z.offsets, int64(o)*Second)
 		}
+	}
+	first, last := z.starts[min(1, len(z.starts)-1)]>>stretchBits, z.starts[len(z.starts)-1]>>stretchBits
+	for s, i := first, 0; len(z.starts) > 1 && s <= last; s++ {
+		for i+1 < len(z.starts) && z.starts[i+1] <= s<<stretchBits {
+			i++
+		}
+		z.index = append(z.index, int32(i))
 	}
 	return z
 }
@@ -61,7 +78,17 @@ func (z *Zone) period(t int64) int {
 	if len(z.starts) == 1 {
 		return 0
 	}
-	return sort.Search(len(z.starts), func(i int) bool { return z.starts[i] > t }) - 1
+	i, s := 0, t>>stretchBits-z.starts[1]>>stretchBits
+	switch {
+	case s < 0:
+		return 0
+	case s >= int64(len(z.index)):
+		return len(z.starts) - 1
+	}
+	for i = int(z.index[s]); i+1 < len(z.starts) && z.starts[i+1] <= t; {
+		i++
+	}
+	return i
 }
 
 // Local splits instant t into the local day and the microseconds since local midnight on the clock.

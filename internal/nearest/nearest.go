@@ -1,7 +1,10 @@
 // Package nearest finds the word that somebody who mistyped another one probably meant.
 package nearest
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // Word returns the known word that is nearest to s by edits (insert, delete, replace, swap two
 // neighbours), or "" when none is near enough to be worth suggesting.
@@ -29,7 +32,7 @@ func Hint(s string, known []string) string {
 // distance is the optimal string alignment distance. Words longer than any we know are not measured.
 func distance(a, b string) int {
 	if len(a) > 64 || len(b) > 64 {
-		return 64
+		return math.MaxInt
 	}
 	var rows [3][65]int
 	for j := range len(b) + 1 {
