@@ -59,10 +59,16 @@ type verdict struct {
 // judge returns the verdict now and the first instant over all time at which Decide says unlink, given
 // the instant at which the last exception is known to end.
 func (p *Policy) judge(rules []rule, r *circulation.Record, now, release int64) (v verdict, first int64) {
+	texts := attributesOf(r)
 	if p.match == matchFirst {
-		v, first = p.byOrder(rules, r, now, release)
+		// Most accounts have not expired. What falls due before the expiry cannot depend on rules that begin to
+		// hold after it, so they are looked at only when needed.
+		v, first = p.byOrder(rules, r, &texts, now, release, false)
+		if expires, known := instant(r.BorrowerExpires); known && p.timed && !(now < expires && (first < expires || release == unknown)) {
+			v, first = p.byOrder(rules, r, &texts, now, release, true)
+		}
 	} else {
-		v, first = p.byExtreme(rules, r, now, release)
+		v, first = p.byExtreme(rules, r, &texts, now, release)
 	}
 	if release == unknown {
 		first = unknown
@@ -71,11 +77,23 @@ func (p *Policy) judge(rules []rule, r *circulation.Record, now, release int64) 
 }
 
 // byOrder judges by the first rule that holds. Each rule has the time from where it starts to hold to
-// where one before it does; the first that falls due within its time is the answer.
-func (p *Policy) byOrder(rules []rule, r *circulation.Record, now, release int64) (v verdict, first int64) {
+// where one before it does; the first that falls due within its time is the answer. Unless timed is set, rules that
+// begin to hold when an account has expired are passed over.
+func (p *Policy) byOrder(rules []rule, r *circulation.Record, texts *[attributes]string, now, release int64, timed bool) (v verdict, first int64) {
 	first = unknown
 	until, decided := int64(unknown), false
-	consider := func(w verdict, from int64) {
+	for i := 0; until != always; i++ {
+		w, from := verdict{}, int64(always)
+		if i >= len(rules) {
+			w = p.unmatched(r)
+		} else if u := &rules[i]; (timed || u.expired == nil) && u.matches(r, texts) {
+			w, from = verdict{rule: u.name, by: u, due: u.due(r, p.clock)}, u.from(r, p.clock)
+		} else {
+			continue
+		}
+		if r.Wish != circulation.WishNone {
+			w = p.heed(w, r)
+		}
 		if !decided && from <= now {
 			v, decided = w, true
 		}
@@ -84,21 +102,13 @@ func (p *Policy) byOrder(rules []rule, r *circulation.Record, now, release int64
 		}
 		until = min(until, from)
 	}
-	for i := 0; i < len(rules) && until != always; i++ {
-		if u := &rules[i]; u.matches(r) {
-			consider(p.heed(verdict{rule: u.name, by: u, due: u.due(r, p.clock)}, r), u.from(r, p.clock))
-		}
-	}
-	if until != always {
-		consider(p.heed(p.unmatched(r), r), always)
-	}
 	return v, first
 }
 
 // byExtreme judges by the rule with the earliest or the latest due time. The answer can only change where a
 // rule starts to hold, something falls due or a hold ends, so it is enough to look there.
-func (p *Policy) byExtreme(rules []rule, r *circulation.Record, now, release int64) (v verdict, first int64) {
-	v, timed := p.extreme(rules, r, now)
+func (p *Policy) byExtreme(rules []rule, r *circulation.Record, texts *[attributes]string, now, release int64) (v verdict, first int64) {
+	v, timed := p.extreme(rules, r, texts, now)
 	if !timed {
 		if v.due == unknown {
 			return v, unknown
@@ -108,12 +118,12 @@ func (p *Policy) byExtreme(rules []rule, r *circulation.Record, now, release int
 	first = unknown
 	try := func(t int64) {
 		if t = max(t, release); t < first {
-			if w, _ := p.extreme(rules, r, t); w.due <= t {
+			if w, _ := p.extreme(rules, r, texts, t); w.due <= t {
 				first = t
 			}
 		}
 	}
-	before, _ := p.extreme(rules, r, always) // before any account has expired long enough
+	before, _ := p.extreme(rules, r, texts, always) // before any account has expired long enough
 	try(before.due)
 	ended, known := instant(r.Ended)
 	for _, wish := range [...]*term{p.shortenTo, p.extendTo} {
@@ -122,7 +132,7 @@ func (p *Policy) byExtreme(rules []rule, r *circulation.Record, now, release int
 		}
 	}
 	for i := range rules {
-		if u := &rules[i]; u.matches(r) {
+		if u := &rules[i]; u.matches(r, texts) {
 			try(u.from(r, p.clock))
 			try(u.due(r, p.clock))
 		}
@@ -131,10 +141,10 @@ func (p *Policy) byExtreme(rules []rule, r *circulation.Record, now, release int
 }
 
 // extreme returns the verdict at instant t and whether another rule may decide at another instant.
-func (p *Policy) extreme(rules []rule, r *circulation.Record, t int64) (v verdict, timed bool) {
+func (p *Policy) extreme(rules []rule, r *circulation.Record, texts *[attributes]string, t int64) (v verdict, timed bool) {
 	for i := range rules {
 		u := &rules[i]
-		if !u.matches(r) {
+		if !u.matches(r, texts) {
 			continue
 		}
 		if u.expired != nil {
@@ -151,7 +161,10 @@ func (p *Policy) extreme(rules []rule, r *circulation.Record, t int64) (v verdic
 	if v.by == nil {
 		v = p.unmatched(r)
 	}
-	return p.heed(v, r), timed
+	if r.Wish != circulation.WishNone {
+		v = p.heed(v, r)
+	}
+	return v, timed
 }
 
 // unmatched is the verdict when no rule holds.
@@ -164,7 +177,7 @@ func (p *Policy) unmatched(r *circulation.Record) verdict {
 
 // heed applies the borrower's wish, within patron-may, to what the rules say.
 func (p *Policy) heed(v verdict, r *circulation.Record) verdict {
-	if r.Wish == circulation.WishNone || r.Kind == circulation.KindFee || r.Kind == circulation.KindNotice {
+	if r.Kind == circulation.KindFee || r.Kind == circulation.KindNotice {
 		return v
 	}
 	ended, known := instant(r.Ended)

@@ -70,7 +70,7 @@ func (p *Policy) lintReach(k circulation.Kind, rules []rule) {
 			p.warn(u.line, "rule %q can never match: its condition on fees does not fit %s", u.name, plural(k))
 		case u.fee == feeNone && u.methods != nil:
 			p.warn(u.line, "rule %q can never match: without a fee there is no payment method", u.name)
-		case !hasPlace && u.locations != nil:
+		case !hasPlace && u.list(ofLocation) != nil:
 			p.warn(u.line, "rule %q can never match: %s have no location", u.name, plural(k))
 		}
 		for j := range rules[:i] {
@@ -98,9 +98,12 @@ func (u *rule) covers(o *rule) bool {
 	fee := u.fee == feeAny || u.fee == o.fee || u.fee == feeHad && o.methods != nil
 	needsExpiry := u.since == sinceExpired
 	hasExpiry := o.since == sinceExpired || o.expired != nil
-	return u.expired == nil && fee && (!needsExpiry || hasExpiry) &&
-		wider(u.groups, o.groups) && wider(u.groupsNow, o.groupsNow) && wider(u.libraries, o.libraries) &&
-		wider(u.locations, o.locations) && wider(u.types, o.types) && wider(u.methods, o.methods)
+	for of := range attributes {
+		if !wider(u.list(of), o.list(of)) {
+			return false
+		}
+	}
+	return u.expired == nil && fee && (!needsExpiry || hasExpiry) && wider(u.methods, o.methods)
 }
 
 // lintNights finds rules that begin to hold when an account expires and then keep what another rule would

@@ -119,11 +119,12 @@ func (c clock) after(t int64, p period) int64 {
 	if p.exact {
 		return c.zone.Instant(day, wall) + p.elapsed
 	}
-	if c.zone.Steady(day) {
-		if wall > c.dayEnds {
-			day++
-		}
-		return c.zone.Instant(day, c.dayEnds)
+	end := day
+	if wall > c.dayEnds {
+		end++
+	}
+	if t, calm := c.zone.Calm(end, c.dayEnds); calm {
+		return t
 	}
 	return c.boundary(c.zone.Instant(day, wall), day-2)
 }

@@ -34,6 +34,7 @@ type Policy struct {
 	shortenTo, extendTo    *term            // patron-may; nil: wishes of that sort are ignored
 
 	needs    Needs
+	timed    bool // some rule begins to hold when an account has expired
 	warnings []Warning
 }
 
@@ -342,11 +343,11 @@ func (p *Policy) readRule(n *yaml.Node, k circulation.Kind) (rule, error) {
 	err := mapping(n, "a rule", []field{
 		{"name", text(&u.name, "name")},
 		{"why", text(&u.why, "why")},
-		{"group", p.groupWords(&u.groups, "group")},
-		{"group-now", p.groupWords(&u.groupsNow, "group-now")},
-		{"library", words(&u.libraries, "library")},
-		{"location", words(&u.locations, "location")},
-		{"type", words(&u.types, "type")},
+		{"group", p.readCondition(&u, ofGroup)},
+		{"group-now", p.readCondition(&u, ofGroupNow)},
+		{"library", p.readCondition(&u, ofLibrary)},
+		{"location", p.readCondition(&u, ofLocation)},
+		{"type", p.readCondition(&u, ofType)},
 		{"payment-method", words(&u.methods, "payment-method")},
 		{"fee", choice(func(i int) { u.fee = feeCondition(i + 1) }, "fee", "none", "had")},
 		{"patron-expired", readPeriod(&u.expired, "patron-expired")},
@@ -382,26 +383,35 @@ func (p *Policy) readRule(n *yaml.Node, k circulation.Kind) (rule, error) {
 		return u, fault(atMostNode, "at-most", "at-most is shorter than after")
 	}
 	u.after = *after
+	p.timed = p.timed || u.expired != nil
 	return u, nil
 }
 
-// groupWords reads groups; the name of a set stands for its groups.
-func (p *Policy) groupWords(into *[]string, what string) func(*yaml.Node) error {
+// readCondition reads the values of an attribute. Among groups the name of a set stands for its groups.
+func (p *Policy) readCondition(u *rule, of attribute) func(*yaml.Node) error {
 	return func(n *yaml.Node) error {
-		var named []string
-		if err := words(&named, what)(n); err != nil {
+		var list []string
+		if err := words(&list, attributeWords[of])(n); err != nil {
 			return err
 		}
-		for _, name := range named {
-			if set := p.set(name); set != nil {
-				*into = append(*into, set.codes...)
-				continue
-			}
-			*into = append(*into, name)
-			p.suspectGroup(n, name)
+		if of == ofGroup || of == ofGroupNow {
+			list = p.expand(n, list)
 		}
+		u.conditions = append(u.conditions, condition{of, list})
 		return nil
 	}
+}
+
+func (p *Policy) expand(n *yaml.Node, named []string) (codes []string) {
+	for _, name := range named {
+		if set := p.set(name); set != nil {
+			codes = append(codes, set.codes...)
+			continue
+		}
+		codes = append(codes, name)
+		p.suspectGroup(n, name)
+	}
+	return codes
 }
 
 func (p *Policy) readKeepFields(n *yaml.Node) error {
@@ -452,8 +462,8 @@ func (p *Policy) collectNeeds() (needs Needs) {
 				used bool
 				need Needs
 			}{
-				{u.groups != nil, NeedGroup}, {u.groupsNow != nil, NeedGroupNow},
-				{u.libraries != nil, NeedLibrary}, {u.locations != nil, NeedLocation}, {u.types != nil, NeedType},
+				{u.list(ofGroup) != nil, NeedGroup}, {u.list(ofGroupNow) != nil, NeedGroupNow},
+				{u.list(ofLibrary) != nil, NeedLibrary}, {u.list(ofLocation) != nil, NeedLocation}, {u.list(ofType) != nil, NeedType},
 				{u.expired != nil || u.since == sinceExpired, NeedExpires},
 				{u.keepLast > 0 && !u.perItem, NeedNewerByBorrower}, {u.keepLast > 0 && u.perItem, NeedNewerOfItem},
 			} {

@@ -2,7 +2,6 @@ package anonymize
 
 import (
 	"math"
-	"slices"
 	"time"
 
 	"github.com/carrel-project/carrel/circulation"
@@ -49,32 +48,93 @@ const (
 	feeHad
 )
 
-// A rule is one compiled entry under records.
+// A rule is one compiled entry under records. What every decision looks at stands first.
 type rule struct {
+	conditions []condition
+	fee        feeCondition
+	since      since
+	perItem    bool
+	after      term
+	keepLast   int
+	expired    *period // patron-expired
+	atMost     *period
+	methods    []string // payment-method; nil: not a condition
+
 	name, why string
 	line      int
+}
 
-	groups, groupsNow, libraries, locations, types, methods []string // nil: not a condition
-	fee                                                     feeCondition
-	expired                                                 *period // patron-expired
+// A condition is a list of values of which a record must have one.
+type condition struct {
+	of   attribute
+	list []string
+}
 
-	after    term
-	since    since
-	keepLast int
-	perItem  bool
-	atMost   *period
+// An attribute is a text of a record that conditions look at.
+type attribute uint8
+
+const (
+	ofGroup attribute = iota
+	ofGroupNow
+	ofLibrary
+	ofLocation
+	ofType
+
+	attributes
+)
+
+var attributeWords = [attributes]string{"group", "group-now", "library", "location", "type"}
+
+// attributesOf gathers the texts of a record, once for all rules.
+func attributesOf(r *circulation.Record) [attributes]string {
+	return [attributes]string{ofGroup: r.Group, ofGroupNow: r.GroupNow, ofLibrary: r.Library, ofLocation: r.Location, ofType: r.Type}
+}
+
+// list returns the values that an attribute may have; nil: any.
+func (u *rule) list(of attribute) []string {
+	for _, c := range u.conditions {
+		if c.of == of {
+			return c.list
+		}
+	}
+	return nil
 }
 
 // matches reports whether the conditions hold that time does not change.
-func (u *rule) matches(r *circulation.Record) bool {
-	return in(u.groups, r.Group) && in(u.groupsNow, r.GroupNow) && in(u.libraries, r.Library) &&
-		in(u.locations, r.Location) && in(u.types, r.Type) &&
-		(u.fee == feeAny || (u.fee == feeHad) == (len(r.Fees) > 0)) &&
-		(u.methods == nil || slices.ContainsFunc(r.Fees, func(f circulation.FeeSummary) bool { return slices.Contains(u.methods, f.Method) })) &&
-		(u.expired == nil && u.since != sinceExpired || !r.BorrowerExpires.IsZero())
+func (u *rule) matches(r *circulation.Record, texts *[attributes]string) bool {
+	for i := range u.conditions {
+		c := &u.conditions[i]
+		if !in(c.list, texts[c.of]) {
+			return false
+		}
+	}
+	if u.fee != feeAny && (u.fee == feeHad) != (len(r.Fees) > 0) {
+		return false
+	}
+	if (u.expired != nil || u.since == sinceExpired) && r.BorrowerExpires.IsZero() {
+		return false
+	}
+	return u.methods == nil || u.paidBy(r)
 }
 
-func in(list []string, s string) bool { return list == nil || slices.Contains(list, s) }
+func (u *rule) paidBy(r *circulation.Record) bool {
+	for i := range r.Fees {
+		if in(u.methods, r.Fees[i].Method) {
+			return true
+		}
+	}
+	return false
+}
+
+// in is slices.Contains in a form that the compiler inlines.
+func in(list []string, s string) bool {
+	for i := range list {
+		if list[i] == s {
+			return true
+		}
+	}
+	return false
+}
 
 // from returns the instant at which a rule whose conditions match starts to hold.
 func (u *rule) from(r *circulation.Record, c clock) int64 {

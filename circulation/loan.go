@@ -1,6 +1,9 @@
 package circulation
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // A Loan is an item lent. Returned is the zero time while it is out.
 type Loan struct {
@@ -44,7 +47,7 @@ func (l *Loan) state() string {
 	return "out"
 }
 
-func (l *Loan) out() bool { return l.Returned.IsZero() }
+func (l *Loan) out() bool { return l.Returned.IsZero() && !l.Withdrawn }
 
 // Renew moves the due date. A lost or claimed item cannot be renewed.
 func (l *Loan) Renew(due time.Time) error {
@@ -73,10 +76,14 @@ func (l *Loan) ClaimReturned() error {
 	return nil
 }
 
-// Return checks the item in. It clears both marks: the item is there.
+// Return checks the item in. It clears both marks: the item is there. It needs a time, because a loan
+// without one is out: it would look returned to the caller and stay protected for ever.
 func (l *Loan) Return(at time.Time) error {
 	if !l.out() {
 		return illegal(KindLoan, l.ID, "return", l.state())
+	}
+	if at.IsZero() {
+		return fmt.Errorf("%w: cannot return loan %s without a time", ErrTransition, l.ID)
 	}
 	l.Returned, l.Lost, l.ClaimedReturned = at, false, false
 	return nil

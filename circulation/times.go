@@ -11,7 +11,8 @@ import (
 // (2026-10-01T09:30:00Z), PostgreSQL's output (2020-10-27 09:26:51.426709-05) and bare dates
 // (2026-10-01), which mean 00:00 of that day. A time that names no zone is in loc; nil means UTC. A
 // local time that daylight saving skips is the first instant after the gap, one that occurs twice
-// is the later. The empty string is the zero time. Fractions beyond microseconds are cut off.
+// is the later. The empty string is the zero time. Fractions beyond microseconds are cut off. An
+// instant outside the years 1 to 9999 is an error: it could not be written as RFC 3339 again.
 // The function is safe for concurrent use.
 func Times(loc *time.Location) func(string) (time.Time, error) {
 	zone := civil.In(loc)
@@ -32,7 +33,7 @@ func parseTime(s string, zone *civil.Zone) (time.Time, error) {
 	}
 	days := civil.DayOf(year, month, day)
 	if p.s == "" {
-		return instant(zone.Instant(days, 0)), nil
+		return instant(zone.Instant(days, 0))
 	}
 	if p.s[0] != 'T' && p.s[0] != 't' && p.s[0] != ' ' {
 		return time.Time{}, errTime
@@ -51,9 +52,9 @@ func parseTime(s string, zone *civil.Zone) (time.Time, error) {
 	clock := ((hour*60+minute)*60+second)*civil.Second + micros
 	switch {
 	case p.s == "":
-		return instant(zone.Instant(days, clock)), nil
+		return instant(zone.Instant(days, clock))
 	case p.s == "Z" || p.s == "z":
-		return instant(days*civil.Day + clock), nil
+		return instant(days*civil.Day + clock)
 	}
 	sign := int64(1)
 	if p.s[0] == '-' {
@@ -72,10 +73,21 @@ func parseTime(s string, zone *civil.Zone) (time.Time, error) {
 	if p.bad || p.s != "" || east > 23 || eastMinutes > 59 || eastSeconds > 59 {
 		return time.Time{}, errTime
 	}
-	return instant(days*civil.Day + clock - sign*((east*60+eastMinutes)*60+eastSeconds)*civil.Second), nil
+	return instant(days*civil.Day + clock - sign*((east*60+eastMinutes)*60+eastSeconds)*civil.Second)
 }
 
-func instant(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
+// The years 1 to 9999 in UTC: a zone can push the first and the last day over the edge.
+const (
+	firstInstant = -62135596800 * civil.Second
+	pastInstants = 253402300800 * civil.Second
+)
+
+func instant(micros int64) (time.Time, error) {
+	if micros < firstInstant || micros >= pastInstants {
+		return time.Time{}, errTime
+	}
+	return time.UnixMicro(micros).UTC(), nil
+}
 
 type scanner struct {
 	s   string

@@ -123,14 +123,18 @@ func (z *Zone) Instant(day, clock int64) int64 {
 	}
 }
 
-// Steady reports whether the zone keeps one offset from the day before the given day to the day after,
-// which makes arithmetic around that day as simple as in UTC.
-func (z *Zone) Steady(day int64) bool {
+// Calm is Instant for times of which it is plain that no transition is near: it reports whether that is so,
+// and costs one look into the table.
+func (z *Zone) Calm(day, clock int64) (int64, bool) {
+	wall := day*Day + clock
 	if len(z.starts) == 1 {
-		return true
+		return wall - z.offsets[0], true
 	}
-	i := z.period((day - 2) * Day)
-	return i+1 == len(z.starts) || z.starts[i+1] > (day+3)*Day
+	i := z.period(wall) // taken for UTC it is off by less than a day
+	if i > 0 && wall-z.starts[i] < 3*Day || i+1 < len(z.starts) && z.starts[i+1]-wall < 3*Day {
+		return 0, false
+	}
+	return wall - z.offsets[i], true
 }
 
 // Date returns the year, the month (1 to 12) and the day of the month of a day.
