@@ -14,7 +14,11 @@ type Store interface {
 	// fixed order of the store's choosing, after q.Cursor. It leaves none out: a record that was there
 	// before the first page and still names a borrower is on exactly one page, however many records
 	// were unlinked in between. Fewer records than q.Limit do not mean the end; an empty Page.Cursor
-	// does. Linked holds nothing open when it returns.
+	// does. Linked holds nothing open when it returns. Of a kind that the store does not hold there is an empty page.
+	//
+	// A record's Version is whatever lets Unlink see that the record, or a fee of it, was changed after it was read:
+	// a counter, a time of change, the number of the store's last change. Unlinking one record must not make the
+	// version of another out of date.
 	Linked(ctx context.Context, q Query) (Page, error)
 
 	// Unlink strips every target of b whose version is unchanged and that no exception protects at the
@@ -22,9 +26,11 @@ type Store interface {
 	// to remove everything circulation.Fields calls identifying, every pointer between the record and
 	// another one in both directions, and what b.Keep says; a notice is removed whole. A loan that still
 	// names its borrower keeps summaries without ids of the fees it is parted from; an unlinked one keeps none.
+	// A store that is fed from exports also remembers which notices it removed, by ID alone, or a late export
+	// would bring them back.
 	//
 	// It returns the IDs of the targets that it did not strip: changed since they were read, protected
-	// now, or no longer naming anybody. None of these is an error. Unlink changes the version, so that a
+	// now, or no longer naming anybody. None of these is an error, and a record named twice counts once. Unlink changes the version, so that a
 	// stale write cannot bring the borrower back.
 	//
 	// Protected are records that are unfinished, marked lost or claimed returned, have a fee that is open
