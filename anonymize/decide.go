@@ -28,7 +28,8 @@ func (p *Policy) Decide(r *circulation.Record, at time.Time) Decision {
 		}
 		return Decision{Reasons: held}
 	}
-	v, first := p.judge(rules, r, now, release)
+	var v verdict
+	first := p.judge(&v, rules, r, now, release)
 	d := Decision{Rule: v.rule, Reasons: held, Unlink: held == 0 && v.due <= now}
 	if !d.Unlink && held == 0 {
 		if d.Reasons = v.why; v.by != nil {
@@ -56,30 +57,30 @@ type verdict struct {
 	due  int64   // unlink from here on
 }
 
-// judge returns the verdict now and the first instant over all time at which Decide says unlink, given
-// the instant at which the last exception is known to end.
-func (p *Policy) judge(rules []rule, r *circulation.Record, now, release int64) (v verdict, first int64) {
+// judge sets v to the verdict now and returns the first instant over all time at which Decide says unlink,
+// given the instant at which the last exception is known to end.
+func (p *Policy) judge(v *verdict, rules []rule, r *circulation.Record, now, release int64) (first int64) {
 	texts := attributesOf(r)
 	if p.match == matchFirst {
 		// Most accounts have not expired. What falls due before the expiry cannot depend on rules that begin to
 		// hold after it, so they are looked at only when needed.
-		v, first = p.byOrder(rules, r, &texts, now, release, false)
+		first = p.byOrder(v, rules, r, &texts, now, release, false)
 		if expires, known := instant(r.BorrowerExpires); known && p.timed && !(now < expires && (first < expires || release == unknown)) {
-			v, first = p.byOrder(rules, r, &texts, now, release, true)
+			first = p.byOrder(v, rules, r, &texts, now, release, true)
 		}
 	} else {
-		v, first = p.byExtreme(rules, r, &texts, now, release)
+		first = p.byExtreme(v, rules, r, &texts, now, release)
 	}
 	if release == unknown {
 		first = unknown
 	}
-	return v, first
+	return first
 }
 
 // byOrder judges by the first rule that holds. Each rule has the time from where it starts to hold to
 // where one before it does; the first that falls due within its time is the answer. Unless timed is set, rules that
 // begin to hold when an account has expired are passed over.
-func (p *Policy) byOrder(rules []rule, r *circulation.Record, texts *[attributes]string, now, release int64, timed bool) (v verdict, first int64) {
+func (p *Policy) byOrder(v *verdict, rules []rule, r *circulation.Record, texts *[attributes]string, now, release int64, timed bool) (first int64) {
 	first = unknown
 	until, decided := int64(unknown), false
 	for i := 0; until != always; i++ {
@@ -95,25 +96,26 @@ func (p *Policy) byOrder(rules []rule, r *circulation.Record, texts *[attributes
 			w = p.heed(w, r)
 		}
 		if !decided && from <= now {
-			v, decided = w, true
+			*v, decided = w, true
 		}
 		if t := max(w.due, from, release); t < until {
 			first = min(first, t)
 		}
 		until = min(until, from)
 	}
-	return v, first
+	return first
 }
 
 // byExtreme judges by the rule with the earliest or the latest due time. The answer can only change where a
 // rule starts to hold, something falls due or a hold ends, so it is enough to look there.
-func (p *Policy) byExtreme(rules []rule, r *circulation.Record, texts *[attributes]string, now, release int64) (v verdict, first int64) {
-	v, timed := p.extreme(rules, r, texts, now)
+func (p *Policy) byExtreme(v *verdict, rules []rule, r *circulation.Record, texts *[attributes]string, now, release int64) (first int64) {
+	w, timed := p.extreme(rules, r, texts, now)
+	*v = w
 	if !timed {
 		if v.due == unknown {
-			return v, unknown
+			return unknown
 		}
-		return v, max(v.due, release)
+		return max(v.due, release)
 	}
 	first = unknown
 	try := func(t int64) {
@@ -137,7 +139,7 @@ func (p *Policy) byExtreme(rules []rule, r *circulation.Record, texts *[attribut
 			try(u.due(r, p.clock))
 		}
 	}
-	return v, first
+	return first
 }
 
 // extreme returns the verdict at instant t and whether another rule may decide at another instant.

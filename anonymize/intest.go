@@ -18,7 +18,6 @@ func (p *Policy) runTests(n *yaml.Node) error {
 	return each(n, "tests", func(n *yaml.Node) error {
 		var name, by string
 		var want int
-		var wantNode *yaml.Node
 		var r circulation.Record
 		var at time.Time
 		err := mapping(n, "a test", []field{
@@ -34,10 +33,7 @@ func (p *Policy) runTests(n *yaml.Node) error {
 				}
 				return nil
 			}},
-			{"want", func(n *yaml.Node) error {
-				wantNode = n
-				return choice(func(i int) { want = i + 1 }, "want", "unlink", "keep")(n)
-			}},
+			{"want", choice(func(i int) { want = i + 1 }, "want", "unlink", "keep")},
 			{"by", text(&by, "by")},
 		})
 		switch {
@@ -53,9 +49,9 @@ func (p *Policy) runTests(n *yaml.Node) error {
 		d := p.Decide(&r, at)
 		switch {
 		case d.Unlink != (want == 1):
-			return fault(wantNode, name, "test %q fails: the policy says %s", name, d.explain())
+			return fault(value(n, "want"), name, "test %q fails: the policy says %s", name, d.explain())
 		case by != "" && by != d.Rule && !slices.Contains(d.Reasons.Names(), by):
-			return fault(n, by, "test %q fails: it wants this by %q, but the policy says %s", name, by, d.explain())
+			return fault(value(n, "by"), by, "test %q fails: it wants this by %q, but the policy says %s", name, by, d.explain())
 		}
 		return nil
 	})
@@ -107,7 +103,12 @@ func (p *Policy) testRecord(n *yaml.Node, parser *circulation.RecordParser, r *c
 		err = parser.Parse(line, r)
 	}
 	if err != nil {
-		return fault(n, "record", "record: %s", err)
+		key, _, _ := strings.Cut(err.Error(), ":") // the parser's errors begin with the key, as JSON spells it
+		at := value(n, key)
+		if at == n {
+			at = value(n, strings.ReplaceAll(key, "_", "-"))
+		}
+		return fault(at, key, "record: %s", err)
 	}
 	return nil
 }

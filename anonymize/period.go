@@ -108,6 +108,9 @@ type clock struct {
 // day of the month, then weeks and days, on the clock on the wall; then elapsed time, when the period is
 // exact, or the next day boundary when it is not, so that a promise is never a minute short.
 func (c clock) after(t int64, p period) int64 {
+	if p.months == 0 && p.days == 0 { // elapsed time alone does not look at the clock on the wall
+		return t + p.elapsed
+	}
 	day, wall := c.zone.Local(t)
 	if p.months != 0 {
 		year, month, dom := civil.Date(day)

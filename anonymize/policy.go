@@ -237,8 +237,8 @@ func (p *Policy) readHolds(n *yaml.Node) error {
 
 func (p *Policy) readPatronMay(n *yaml.Node) error {
 	err := mapping(n, "patron-may", []field{
-		{"shorten-to", readTerm(&p.shortenTo, "shorten-to", "at once", termAtOnce)},
-		{"extend-to", readTerm(&p.extendTo, "extend-to", "forever", termNever)},
+		{"shorten-to", readTerm(&p.shortenTo, "shorten-to", termName{"at once", termAtOnce})},
+		{"extend-to", readTerm(&p.extendTo, "extend-to", termName{"forever", termNever})},
 	})
 	if err == nil && p.shortenTo == nil && p.extendTo == nil {
 		return fault(n, "patron-may", "patron-may says neither shorten-to nor extend-to; leave it out to ignore wishes")
@@ -246,31 +246,41 @@ func (p *Policy) readPatronMay(n *yaml.Node) error {
 	return err
 }
 
-// readTerm reads a period or the one word that may stand for it.
-func readTerm(into **term, what, word string, meaning termWord) func(*yaml.Node) error {
+// A termName is a word that may stand for a period.
+type termName struct {
+	text    string
+	meaning termWord
+}
+
+// readTerm reads a period or one of the words that may stand for it.
+func readTerm(into **term, what string, names ...termName) func(*yaml.Node) error {
 	return func(n *yaml.Node) error {
 		s, err := scalar(n, what)
 		if err != nil {
 			return err
 		}
-		if s == word {
-			*into = &term{word: meaning}
-			return nil
+		known := make([]string, len(names))
+		for i, name := range names {
+			if s == name.text {
+				*into = &term{word: name.meaning}
+				return nil
+			}
+			known[i] = name.text
 		}
 		per, err := parsePeriod(s)
 		if err != nil {
-			return fault(n, s, "%s: %s%s", what, err, hintUnlessPeriod(s, word))
+			return fault(n, s, "%s: %s%s", what, err, hintUnlessPeriod(s, known))
 		}
 		*into = &term{period: per}
 		return nil
 	}
 }
 
-func hintUnlessPeriod(s string, words ...string) string {
+func hintUnlessPeriod(s string, known []string) string {
 	if strings.HasPrefix(s, "P") {
 		return ""
 	}
-	return hint(s, words)
+	return hint(s, known)
 }
 
 func readPeriod(into **period, what string) func(*yaml.Node) error {
@@ -307,7 +317,7 @@ func (p *Policy) readRecords(n *yaml.Node) error {
 					return err
 				}
 				if slices.ContainsFunc(rules, func(o rule) bool { return o.name == u.name }) {
-					return fault(n, u.name, "there is another rule %q for %s; names must differ, they stand in reports", u.name, plural(k))
+					return fault(value(n, "name"), u.name, "there is another rule %q for %s; names must differ, they stand in reports", u.name, plural(k))
 				}
 				rules = append(rules, u)
 				return nil
@@ -325,21 +335,7 @@ func (p *Policy) readRecords(n *yaml.Node) error {
 func (p *Policy) readRule(n *yaml.Node, k circulation.Kind) (rule, error) {
 	u := rule{line: n.Line}
 	var after *term
-	var sinceNode, atMostNode, perNode *yaml.Node
-	remember := func(into **yaml.Node, read func(*yaml.Node) error) func(*yaml.Node) error {
-		return func(n *yaml.Node) error { *into = n; return read(n) }
-	}
-	readAfter := func(n *yaml.Node) error {
-		if n.Value == "never" {
-			after = &term{word: termNever}
-			return nil
-		}
-		err := readTerm(&after, "after", "at once", termAtOnce)(n)
-		if e, ok := err.(*PolicyError); ok {
-			e.Message += hintUnlessPeriod(n.Value, "never")
-		}
-		return err
-	}
+	at := func(key string) *yaml.Node { return value(n, key) }
 	err := mapping(n, "a rule", []field{
 		{"name", text(&u.name, "name")},
 		{"why", text(&u.why, "why")},
@@ -351,11 +347,11 @@ func (p *Policy) readRule(n *yaml.Node, k circulation.Kind) (rule, error) {
 		{"payment-method", words(&u.methods, "payment-method")},
 		{"fee", choice(func(i int) { u.fee = feeCondition(i + 1) }, "fee", "none", "had")},
 		{"patron-expired", readPeriod(&u.expired, "patron-expired")},
-		{"after", readAfter},
-		{"since", remember(&sinceNode, choice(func(i int) { u.since = since(i) }, "since", "ended", "fee-closed", "expired"))},
+		{"after", readTerm(&after, "after", termName{"at once", termAtOnce}, termName{"never", termNever})},
+		{"since", choice(func(i int) { u.since = since(i) }, "since", "ended", "fee-closed", "expired")},
 		{"keep-last", count(&u.keepLast, "keep-last")},
-		{"per", remember(&perNode, choice(func(i int) { u.perItem = i == 1 }, "per", "patron", "item"))},
-		{"at-most", remember(&atMostNode, readPeriod(&u.atMost, "at-most"))},
+		{"per", choice(func(i int) { u.perItem = i == 1 }, "per", "patron", "item")},
+		{"at-most", readPeriod(&u.atMost, "at-most")},
 	})
 	if err != nil {
 		return u, err
@@ -364,23 +360,23 @@ func (p *Policy) readRule(n *yaml.Node, k circulation.Kind) (rule, error) {
 	case u.name == "":
 		return u, fault(n, "name", "a rule needs a name: it stands in every report")
 	case u.name == RuleDefault || u.name == RulePatronWish:
-		return u, fault(n, u.name, "the name %q is reserved", u.name)
+		return u, fault(at("name"), u.name, "the name %q is reserved", u.name)
 	case after == nil:
 		return u, fault(n, "after", "rule %q does not say after what time; want a period, at once or never", u.name)
 	case u.since == sinceFeeClosed && u.fee != feeHad:
-		return u, fault(sinceNode, "since", "since: fee-closed needs fee: had in the same rule")
+		return u, fault(at("since"), "since", "since: fee-closed needs fee: had in the same rule")
 	case u.keepLast > 0 && k != circulation.KindLoan:
-		return u, fault(n, "keep-last", "keep-last counts newer loans, so it is for loans only")
+		return u, fault(at("keep-last"), "keep-last", "keep-last counts newer loans, so it is for loans only")
 	case u.keepLast > 0 && after.word == termNever:
-		return u, fault(n, "keep-last", "after: never keeps everything, so keep-last says nothing")
-	case u.keepLast == 0 && atMostNode != nil:
-		return u, fault(atMostNode, "at-most", "at-most bounds keep-last, which rule %q does not have", u.name)
-	case u.keepLast == 0 && perNode != nil:
-		return u, fault(perNode, "per", "per belongs to keep-last, which rule %q does not have", u.name)
+		return u, fault(at("keep-last"), "keep-last", "after: never keeps everything, so keep-last says nothing")
+	case u.keepLast == 0 && u.atMost != nil:
+		return u, fault(at("at-most"), "at-most", "at-most bounds keep-last, which rule %q does not have", u.name)
+	case u.keepLast == 0 && at("per") != n:
+		return u, fault(at("per"), "per", "per belongs to keep-last, which rule %q does not have", u.name)
 	case u.perItem && u.atMost == nil:
-		return u, fault(perNode, "at-most", "per: item needs at-most: an item that nobody borrows again would keep its last borrowers for ever")
+		return u, fault(at("per"), "at-most", "per: item needs at-most: an item that nobody borrows again would keep its last borrowers for ever")
 	case u.atMost != nil && after.word == termPeriod && u.atMost.nominal() < after.period.nominal():
-		return u, fault(atMostNode, "at-most", "at-most is shorter than after")
+		return u, fault(at("at-most"), "at-most", "at-most is shorter than after")
 	}
 	u.after = *after
 	p.timed = p.timed || u.expired != nil

@@ -543,3 +543,32 @@ func TestMatchOrdersRetention(t *testing.T) {
 	t.Logf("%d records, in %d of them shortest is shorter than longest", policies*10, strict)
 	require.Greater(t, strict, policies/2)
 }
+
+// Times are used to the microsecond: what is finer makes no difference, and never a late surprise.
+func TestDecideIgnoresNanoseconds(t *testing.T) {
+	policy, err := anonymize.ParsePolicy(loans(oracle.Rule{Name: "now", After: "at once"}).YAML())
+	require.NoError(t, err)
+	r := loan("2026-10-01T09:30:00.123456789Z")
+	require.True(t, policy.Decide(&r, r.Ended).Unlink)
+	require.False(t, policy.Decide(&r, r.Ended.Add(-time.Microsecond)).Unlink)
+	policy, err = anonymize.ParsePolicy(loans(oracle.Rule{Name: "day", After: "P1D"}).YAML())
+	require.NoError(t, err)
+	r = loan("2026-10-01T00:00:00.000000999Z")
+	require.Equal(t, utc("2026-10-02"), policy.Decide(&r, r.Ended).EligibleAt.UTC())
+}
+
+// The hot path does not allocate, whatever the policy.
+func TestDecideDoesNotAllocate(t *testing.T) {
+	g := newGenerator(7)
+	for range 200 {
+		p := g.policy()
+		policy, err := anonymize.ParsePolicy(p.YAML())
+		require.NoError(t, err)
+		for range 5 {
+			r, at := g.record(p), utc("2026-06-01")
+			if n := testing.AllocsPerRun(3, func() { policy.Decide(r, at) }); n != 0 {
+				t.Fatalf("%v allocations\n%s\n%s", n, p.YAML(), describe(r))
+			}
+		}
+	}
+}

@@ -162,11 +162,24 @@ func (u *rule) base(r *circulation.Record) (int64, bool) {
 	return instant(r.Ended)
 }
 
+// settled reports whether all fees are closed.
+func settled(r *circulation.Record) bool {
+	for i := range r.Fees {
+		if r.Fees[i].Status != circulation.FeeClosed {
+			return false
+		}
+	}
+	return true
+}
+
 // instant returns a time in microseconds, and whether it is known.
 func instant(t time.Time) (int64, bool) { return t.UnixMicro(), !t.IsZero() }
 
 // due returns the instant from which the rule unlinks.
 func (u *rule) due(r *circulation.Record, c clock) int64 {
+	if u.since == sinceFeeClosed && !settled(r) {
+		return unknown
+	}
 	base, known := u.base(r)
 	due := u.passed(base, known, c)
 	if due == unknown {

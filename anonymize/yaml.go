@@ -144,6 +144,16 @@ func mapping(n *yaml.Node, what string, fields []field) error {
 	return nil
 }
 
+// value returns the value of a key of a mapping, or the mapping if it has none.
+func value(n *yaml.Node, key string) *yaml.Node {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i+1]
+		}
+	}
+	return n
+}
+
 // hint names the nearest known word, or all of them when they are few.
 func hint(s string, known []string) string {
 	if h := nearest.Hint(s, known); h != "" {

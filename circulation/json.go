@@ -360,11 +360,12 @@ func (s *jsonScanner) time() time.Time {
 func (s *jsonScanner) count() (n int) {
 	start := s.i
 	for ; s.i < len(s.s) && s.s[s.i]-'0' <= 9; s.i++ {
-		if n > (math.MaxInt-9)/10 {
+		digit := int(s.s[s.i] - '0')
+		if n > (math.MaxInt-digit)/10 {
 			s.fail("number too large")
 			return 0
 		}
-		n = n*10 + int(s.s[s.i]-'0')
+		n = n*10 + digit
 	}
 	switch {
 	case s.i == start && s.eat('-'):

@@ -137,24 +137,21 @@ func (z *Zone) Calm(day, clock int64) (int64, bool) {
 	return wall - z.offsets[i], true
 }
 
-// Date returns the year, the month (1 to 12) and the day of the month of a day.
-// After Howard Hinnant, chrono-compatible low-level date algorithms.
+// Date returns the year, the month (1 to 12) and the day of the month of a day, from the year -32,800 on.
+// The algorithm is that of Neri and Schneider, Euclidean affine functions and their application to
+// calendar algorithms, 2022: no division that is not by a constant, and few of those.
 func Date(day int64) (year, month, dom int64) {
-	day += 719468
-	era := day / 146097
-	if day < 0 {
-		era = (day - 146096) / 146097
-	}
-	doe := day - era*146097
-	yoe := (doe - doe/1460 + doe/36524 - doe/146096) / 365
-	year = yoe + era*400
-	doy := doe - (365*yoe + yoe/4 - yoe/100)
-	mp := (5*doy + 2) / 153
-	dom = doy - (153*mp+2)/5 + 1
-	month = mp + 3
-	if month > 12 {
-		month -= 12
-		year++
+	const cycles = 82 // of 400 years, so that nothing is negative
+	n1 := 4*uint32(day+719468+146097*cycles) + 3
+	century := n1 / 146097
+	n2 := 4*(n1%146097/4) + 3
+	p2 := uint64(2939745) * uint64(n2)
+	doy := uint32(p2) / 2939745 / 4
+	n3 := 2141*doy + 197913
+	year = int64(100*century) + int64(p2>>32) - 400*cycles
+	month, dom = int64(n3>>16), int64(n3&0xffff/2141)+1
+	if doy >= 306 { // the algorithm's year begins in March
+		year, month = year+1, month-12
 	}
 	return year, month, dom
 }

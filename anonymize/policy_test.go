@@ -56,7 +56,7 @@ func BenchmarkDecide(b *testing.B) {
 		r := &records[i]
 		*r = circulation.Record{Kind: circulation.KindLoan, ID: "l" + strconv.Itoa(i), Borrower: "p", Group: groups[i%len(groups)], Library: "main",
 			Location: "stacks", Type: "book", Item: "i9", Status: circulation.Ended, Ended: at.Add(-time.Duration(i*7919%20000) * time.Hour), NewerByBorrower: i % 9,
-			BorrowerExpires: at.Add(time.Duration(i*31%3000-300) * time.Hour)}
+			BorrowerExpires: at.AddDate(0, 0, i*31%1500-200)} // as at a college: one in eight has expired
 		if i%14 == 0 {
 			r.Fees = []circulation.FeeSummary{{Status: circulation.FeeClosed, Closed: r.Ended.Add(time.Hour), Method: "cash"}}
 		}
