@@ -1,0 +1,306 @@
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/store/sqlite"
+)
+
+func newHold() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "hold",
+		Short: "Set, end and list legal holds on borrowers",
+		Long: `A legal hold on a borrower keeps everything of theirs linked while it lasts, whatever the policy says.
+Holds on items and single records are in the policy file; holds on people are in the database, because a policy
+names nobody.`,
+		Example: `  carrel hold add --db library.db --borrower-file - --ref "case 2026-114" --until 2027-01-31
+  carrel hold list --db library.db
+  carrel hold release --db library.db --borrower-file - --ref "case 2026-114"`,
+	}, newHoldAdd(), newHoldRelease(), newHoldList())
+}
+
+// holdFlags are what add and release have in common.
+type holdFlags struct{ dsn, borrower, borrowerFile, ref string }
+
+func (h *holdFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&h.dsn, "db", "", "the database: the path of a SQLite file")
+	cmd.Flags().StringVar(&h.borrower, "borrower", "", "the borrower; --borrower-file leaves no trace in the shell's history")
+	cmd.Flags().StringVar(&h.borrowerFile, "borrower-file", "", "file with one borrower a line, - for standard input")
+	cmd.Flags().StringVar(&h.ref, "ref", "", "the case: a reference, never a name")
+}
+
+// borrowers returns whom the flags name. Its errors name nobody.
+func (h *holdFlags) borrowers(cmd *cobra.Command) ([]circulation.Borrower, error) {
+	if err := needed(cmd, "db", "ref"); err != nil {
+		return nil, err
+	}
+	if (h.borrower == "") == (h.borrowerFile == "") {
+		return nil, fmt.Errorf("%s: want either --borrower or --borrower-file", cmd.CommandPath())
+	}
+	if h.borrower != "" {
+		return []circulation.Borrower{circulation.Borrower(h.borrower)}, nil
+	}
+	in, name := cmd.InOrStdin(), "standard input"
+	if h.borrowerFile != "-" {
+		f, err := os.Open(h.borrowerFile)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", h.borrowerFile, reason(err))
+		}
+		defer f.Close()
+		in, name = f, h.borrowerFile
+	}
+	var all []circulation.Borrower
+	s := bufio.NewScanner(in)
+	for s.Scan() {
+		if b := circulation.Borrower(strings.TrimSpace(s.Text())); b != "" && !slices.Contains(all, b) {
+			all = append(all, b)
+		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, reason(err))
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%s: names no borrower; want one a line", name)
+	}
+	return all, nil
+}
+
+func newHoldAdd() *cobra.Command {
+	var h holdFlags
+	var until, zone string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "add --db DSN --borrower-file FILE --ref REF",
+		Short: "Set a legal hold on borrowers",
+		Long: `Sets a legal hold on one or more borrowers. While it lasts, nothing of theirs is unlinked; a date as --until means
+through the end of that day. Adding a hold with the same reference again changes its end. A borrower of whom the
+database has no record yet is accepted: they may be imported later.`,
+		Example: `  echo p-77 | carrel hold add --db library.db --borrower-file - --ref "case 2026-114"
+  carrel hold add --db library.db --borrower p-77 --ref "case 2026-114" --until 2027-01-31 --zone Europe/Stockholm`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			borrowers, err := h.borrowers(cmd)
+			if err != nil {
+				return err
+			}
+			loc, err := parseZone(zone)
+			if err != nil {
+				return err
+			}
+			end, err := parseUntil(until, loc)
+			if err != nil {
+				return err
+			}
+			if !end.IsZero() && !end.After(time.Now()) {
+				return errors.New("--until: that time has passed; the hold would protect nothing")
+			}
+			return withDatabase(cmd.Context(), h.dsn, readWrite, func(d *database) error {
+				err := d.together(cmd.Context(), func(store *sqlite.Circulation) error {
+					for _, b := range borrowers {
+						if err := store.AddHold(cmd.Context(), circulation.Hold{Borrower: b, Ref: h.ref, Until: end}); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+				return reportHolds(cmd, asJSON, "held", len(borrowers), h.ref)
+			})
+		},
+	}
+	h.register(cmd)
+	cmd.Flags().StringVar(&until, "until", "", "last day of the hold, or a time (default until it is released)")
+	cmd.Flags().StringVar(&zone, "zone", "UTC", "time zone of --until")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func newHoldRelease() *cobra.Command {
+	var h holdFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "release --db DSN --borrower-file FILE --ref REF",
+		Short: "End a legal hold on borrowers",
+		Long:  "Ends the legal hold with this reference on one or more borrowers. The next sweep treats them like everybody else.",
+		Example: `  echo p-77 | carrel hold release --db library.db --borrower-file - --ref "case 2026-114"
+  carrel hold release --db library.db --borrower p-77 --ref "case 2026-114"`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			borrowers, err := h.borrowers(cmd)
+			if err != nil {
+				return err
+			}
+			return withDatabase(cmd.Context(), h.dsn, readWrite, func(d *database) error {
+				err := d.together(cmd.Context(), func(store *sqlite.Circulation) error {
+					missing := 0
+					for _, b := range borrowers {
+						ok, err := store.ReleaseHold(cmd.Context(), b, h.ref)
+						if err != nil {
+							return err
+						}
+						if !ok {
+							missing++
+						}
+					}
+					if missing > 0 {
+						return fmt.Errorf("hold release: %s of %d without a hold of this reference; nothing was released; see carrel hold list", plural(missing, "borrower"), len(borrowers))
+					}
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+				return reportHolds(cmd, asJSON, "released", len(borrowers), h.ref)
+			})
+		},
+	}
+	h.register(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func newHoldList() *cobra.Command {
+	var dsn string
+	var asJSON, show bool
+	cmd := &cobra.Command{
+		Use:   "list --db DSN",
+		Short: "List legal holds: references, ends and how many borrowers",
+		Example: `  carrel hold list --db library.db
+  carrel hold list --db library.db --json
+  carrel hold list --db library.db --show-borrowers`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needed(cmd, "db"); err != nil {
+				return err
+			}
+			return withDatabase(cmd.Context(), dsn, readOnly, func(d *database) error {
+				holds, err := d.Holds(cmd.Context())
+				if err != nil {
+					return err
+				}
+				listed := listHolds(holds, show)
+				if asJSON {
+					return printJSON(cmd, struct {
+						Holds []listedHold `json:"holds"`
+					}{listed})
+				}
+				return printHolds(cmd.OutOrStdout(), listed)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	cmd.Flags().BoolVar(&show, "show-borrowers", false, "also print whom the holds are on")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// A listedHold is all borrowers with one reference and one end.
+type listedHold struct {
+	Ref       string   `json:"ref"`
+	Until     string   `json:"until"` // first instant at which it no longer holds; "": until released
+	InForce   bool     `json:"in_force"`
+	Borrowers int      `json:"borrowers"`
+	Who       []string `json:"who,omitempty"` // with --show-borrowers only
+}
+
+func listHolds(holds []circulation.Hold, show bool) []listedHold {
+	now := time.Now()
+	listed := []listedHold{}
+	for _, h := range holds {
+		until := stamp(h.Until)
+		i := slices.IndexFunc(listed, func(l listedHold) bool { return l.Ref == h.Ref && l.Until == until })
+		if i < 0 {
+			i = len(listed)
+			listed = append(listed, listedHold{Ref: h.Ref, Until: until, InForce: h.Until.IsZero() || h.Until.After(now)})
+		}
+		listed[i].Borrowers++
+		if show {
+			listed[i].Who = append(listed[i].Who, string(h.Borrower))
+		}
+	}
+	slices.SortFunc(listed, func(a, b listedHold) int {
+		return cmp.Or(cmp.Compare(a.Ref, b.Ref), cmp.Compare(a.Until, b.Until))
+	})
+	return listed
+}
+
+func printHolds(out io.Writer, listed []listedHold) error {
+	if len(listed) == 0 {
+		_, err := io.WriteString(out, "no legal holds on borrowers\n")
+		return err
+	}
+	t := table{columns: words("REF UNTIL BORROWERS WHO")}
+	if listed[0].Who == nil {
+		t.columns = t.columns[:3]
+	}
+	for _, l := range listed {
+		until := cmp.Or(l.Until, "released")
+		if !l.InForce {
+			until += " (over)"
+		}
+		t.add([]string{oneLine(l.Ref), until, thousands(l.Borrowers), oneLine(strings.Join(l.Who, " "))}[:len(t.columns)]...)
+	}
+	return t.print(out)
+}
+
+// parseUntil returns the first instant at which a hold no longer holds. A date means through its end.
+func parseUntil(s string, zone *time.Location) (time.Time, error) {
+	if day, err := time.Parse(time.DateOnly, s); err == nil {
+		s = day.AddDate(0, 0, 1).Format(time.DateOnly)
+	}
+	t, err := circulation.Times(zone)(s)
+	if err != nil {
+		return t, fmt.Errorf("--until: %w", err)
+	}
+	return t, nil
+}
+
+func withDatabase(ctx context.Context, dsn string, mode openMode, do func(*database) error) error {
+	d, err := openDatabase(ctx, dsn, mode)
+	if err != nil {
+		return err
+	}
+	err = do(d)
+	if cerr := d.close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// together does several things in one transaction, all or none.
+func (d *database) together(ctx context.Context, do func(*sqlite.Circulation) error) error {
+	tx, err := d.db.BeginTx(ctx, nil)
+	if err != nil {
+		return d.refused(ctx, err)
+	}
+	defer tx.Rollback() // does nothing after Commit
+	if err := do(sqlite.New(tx)); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return d.refused(ctx, err)
+	}
+	return nil
+}
+
+func reportHolds(cmd *cobra.Command, asJSON bool, what string, n int, ref string) error {
+	if asJSON {
+		return printJSON(cmd, map[string]any{"ref": ref, what: n})
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s under %s\n", what, plural(n, "borrower"), oneLine(ref))
+	return err
+}

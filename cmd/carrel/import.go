@@ -1,0 +1,416 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/internal/nearest"
+	"github.com/carrel-project/carrel/store/sqlite"
+)
+
+const maxListed = 20 // bad rows of a file that are listed; the rest is counted
+
+func newImport() *cobra.Command {
+	var dsn, mapFile, zoneName string
+	var asJSON bool
+	files := map[string]*string{}
+	cmd := &cobra.Command{
+		Use:   "import --db DSN [--patrons FILE] [--loans FILE] …",
+		Short: "Read exports of a library system into carrel's embedded store",
+		Long: `Reads CSV or JSON Lines files, gzipped or not, into carrel's embedded store (a SQLite file, which is created
+when it does not exist). Each file is taken over whole or not at all; rows that are wrong are listed by line number.
+A record that is there already is updated, and one that has been unlinked stays unlinked. The columns, and the
+map file that renames them, are in docs/formats.md.
+
+Times that name no zone are in --zone: use the zone of the policy.`,
+		Example: `  carrel import --db library.db --patrons patrons.csv --loans loans.csv.gz --fees fees.csv
+  carrel import --db library.db --map evergreen.yaml --zone America/Chicago --loans circs.csv --requests holds.csv
+  carrel import --db library.db --loans loans.jsonl.gz --json`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needed(cmd, "db"); err != nil {
+				return err
+			}
+			zone, err := parseZone(zoneName)
+			if err != nil {
+				return err
+			}
+			var m mapping
+			if mapFile != "" {
+				if m, err = readMapping(cmd, mapFile); err != nil {
+					return err
+				}
+			}
+			var imports []*importFile
+			for _, kind := range fileKinds() {
+				if *files[kind.name] == "" {
+					continue
+				}
+				f, err := openImport(kind, *files[kind.name], mapFile, m[kind.name], circulation.Times(zone))
+				if err != nil {
+					return err
+				}
+				defer f.rows.close()
+				imports = append(imports, f)
+			}
+			if len(imports) == 0 {
+				return fmt.Errorf("%s: nothing to import; name at least one file, as in --loans loans.csv", cmd.CommandPath())
+			}
+			return importAll(cmd, dsn, imports, asJSON)
+		},
+	}
+	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	for _, kind := range fileKinds() {
+		files[kind.name] = cmd.Flags().String(kind.name, "", fmt.Sprintf("file of %s: .csv, .csv.gz, .jsonl or .jsonl.gz", kind.name))
+	}
+	cmd.Flags().StringVar(&mapFile, "map", "", "file that says what the columns are called (YAML)")
+	cmd.Flags().StringVar(&zoneName, "zone", "UTC", "time zone of times that name none")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func parseZone(name string) (*time.Location, error) {
+	loc, err := time.LoadLocation(name)
+	if err != nil || name == "Local" || name == "" {
+		return nil, errors.New("--zone: unknown time zone; want a name like Europe/Stockholm or UTC")
+	}
+	return loc, nil
+}
+
+func readMapping(cmd *cobra.Command, file string) (mapping, error) {
+	data, err := readFile(cmd, file, maxPolicy)
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseMapping(data)
+	var bad *mapError
+	if errors.As(err, &bad) && bad.line > 0 {
+		return nil, fmt.Errorf("%s:%d: %w", file, bad.line, err)
+	} else if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return m, nil
+}
+
+// An importFile is one export on its way into the store.
+type importFile struct {
+	kind    fileKind
+	rows    *rowReader
+	sources map[string]source // by our column; the ones that the file has
+	times   func(string) (time.Time, error)
+	ignored map[string]bool
+	mapped  bool // by a map file
+
+	count   int // rows read
+	line    int // of the row read last
+	cleared int
+	bad     int        // rows that are wrong
+	listed  []rowError // the first of them
+	broken  error      // the file itself could not be read to its end
+}
+
+// openImport opens a file and sees to it that the columns are there, before anything is written.
+func openImport(kind fileKind, name, mapFile string, renamed map[string]source, times func(string) (time.Time, error)) (*importFile, error) {
+	rows, err := openRows(name)
+	if err != nil {
+		return nil, err
+	}
+	f := &importFile{kind: kind, rows: rows, times: times, sources: map[string]source{}, ignored: map[string]bool{}, mapped: renamed != nil}
+	for _, column := range kind.columns {
+		if s, ok := renamed[column]; ok {
+			f.sources[column] = s
+		} else {
+			f.sources[column] = source{column: column}
+		}
+	}
+	if err := f.checkHeader(mapFile, renamed); err != nil {
+		rows.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *importFile) checkHeader(mapFile string, renamed map[string]source) error {
+	if f.rows.header == nil {
+		return nil // JSON Lines: each row has its own keys
+	}
+	for _, column := range f.kind.columns {
+		if s, ok := renamed[column]; ok && s.column != "" && !slices.Contains(f.rows.header, s.column) {
+			return fmt.Errorf("%s: has no column %q, which %s:%d wants for %s%s", f.rows.name, s.column, mapFile, s.line, column, nearest.Hint(s.column, f.rows.header))
+		}
+	}
+	var missing []string
+	hint := ""
+	for _, column := range f.kind.required {
+		if s := f.sources[column]; s.column != "" && !slices.Contains(f.rows.header, s.column) {
+			missing = append(missing, column)
+			if w := nearest.Word(column, f.rows.header); w != "" {
+				hint += fmt.Sprintf("; did you mean its column %q to be %s?", w, column)
+			}
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%s: has no column %s%s; rename it there or with --map", f.rows.name, strings.Join(missing, " and no column "), hint)
+	}
+	return nil
+}
+
+// next reads one row under our column names. The error is a *rowError when only this row is wrong.
+func (f *importFile) next() (*row, error) {
+	raw, err := f.rows.next()
+	if err != nil {
+		var bad *rowError
+		if errors.As(err, &bad) {
+			f.count++
+		}
+		return nil, err
+	}
+	f.count++
+	f.line = raw.line
+	f.noteIgnored(raw.keys())
+	for _, column := range f.kind.required {
+		if s := f.sources[column]; s.column != "" {
+			if _, ok := raw.value(s.column); !ok {
+				return nil, &rowError{raw.line, fmt.Sprintf("key %s is missing", s.column)}
+			}
+		}
+	}
+	theirs := func(column string) string { v, _ := raw.value(column); return v }
+	r := &row{times: f.times, value: func(column string) string { s := f.sources[column]; return s.read(theirs) }}
+	if id := f.kind.columns[0]; r.text(id) == "" {
+		r.fail(id, "is empty")
+	}
+	return r, nil
+}
+
+func (f *importFile) noteIgnored(keys []string) {
+	if f.rows.header != nil && f.count > 1 {
+		return // a CSV file has the same columns in every row
+	}
+	for _, key := range keys {
+		used := false
+		for _, s := range f.sources {
+			used = used || s.column == key
+		}
+		if !used && key != "" && len(f.ignored) < 1000 {
+			f.ignored[key] = true
+		}
+	}
+}
+
+// errBadRows makes the store take back the rows of a file that has bad ones.
+var errBadRows = errors.New("bad rows")
+
+// read goes through the whole file and hands on what is good, until something is bad: from there on it
+// only looks for what else is, so that somebody can repair all of it in one go.
+func (f *importFile) read(p *progress, hand func(*row) (good bool)) error {
+	for {
+		r, err := f.next()
+		if f.count%1000 == 0 {
+			p.set(f.rows.read(), thousands(f.count)+" rows")
+		}
+		var bad *rowError
+		switch {
+		case err == io.EOF && f.bad > 0:
+			return errBadRows
+		case err == io.EOF:
+			return nil
+		case errors.As(err, &bad):
+			f.note(*bad)
+			continue
+		case err != nil:
+			f.broken = fmt.Errorf("%s: %w", f.rows.name, err)
+			return f.broken
+		}
+		if !hand(r) {
+			return nil
+		}
+	}
+}
+
+func (f *importFile) note(e rowError) {
+	if f.bad++; f.bad <= maxListed {
+		f.listed = append(f.listed, e)
+	}
+}
+
+// entries yields the file's records for the store.
+func (f *importFile) entries(p *progress) iter.Seq2[circulation.Entry, error] {
+	return func(yield func(circulation.Entry, error) bool) {
+		err := f.read(p, func(r *row) bool {
+			e := f.kind.entry(r)
+			if r.err == nil {
+				_, err := e.Parts()
+				if r.err = err; err != nil {
+					r.err = errors.New(strings.TrimPrefix(err.Error(), "circulation: "))
+				}
+			}
+			if r.err != nil {
+				f.note(rowError{f.line, r.err.Error()})
+			}
+			if r.cleared {
+				f.cleared++
+			}
+			return f.bad > 0 || yield(e, nil)
+		})
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// accounts yields the file's patrons for the store.
+func (f *importFile) accounts(p *progress) iter.Seq2[circulation.Account, error] {
+	return func(yield func(circulation.Account, error) bool) {
+		err := f.read(p, func(r *row) bool {
+			a := f.kind.account(r)
+			if r.err != nil {
+				f.note(rowError{f.line, r.err.Error()})
+			}
+			return f.bad > 0 || yield(a, nil)
+		})
+		if err != nil {
+			yield(circulation.Account{}, err)
+		}
+	}
+}
+
+// An importReport is what `import --json` says.
+type importReport struct {
+	Files   []fileReport `json:"files"`
+	Seconds float64      `json:"seconds"`
+}
+
+type fileReport struct {
+	Kind            string   `json:"kind"`
+	File            string   `json:"file"`
+	Rows            int      `json:"rows"`
+	Added           int      `json:"added"`
+	Updated         int      `json:"updated"`
+	Same            int      `json:"same"`
+	AlreadyUnlinked int      `json:"already_unlinked"`
+	PointersDropped int      `json:"pointers_dropped"`
+	MarksCleared    int      `json:"marks_cleared"`
+	IgnoredColumns  []string `json:"ignored_columns"`
+}
+
+func importAll(cmd *cobra.Command, dsn string, imports []*importFile, asJSON bool) error {
+	start := time.Now()
+	d, err := openDatabase(cmd.Context(), dsn, createIt)
+	if err != nil {
+		return err
+	}
+	report := importReport{Files: []fileReport{}}
+	for _, f := range imports {
+		saved, err := f.save(cmd.Context(), d, cmd.ErrOrStderr())
+		if err != nil {
+			if len(report.Files) == 0 {
+				d.abandon()
+				return err
+			}
+			d.close()
+			var done []string
+			for _, r := range report.Files {
+				done = append(done, r.Kind)
+			}
+			return fmt.Errorf("%w (%s before it are in; importing them again does no harm)", err, strings.Join(done, ", "))
+		}
+		report.Files = append(report.Files, f.report(saved))
+	}
+	if err := d.close(); err != nil {
+		return err
+	}
+	report.Seconds = time.Since(start).Seconds()
+	if asJSON {
+		return printJSON(cmd, report)
+	}
+	return report.print(cmd.OutOrStdout(), imports)
+}
+
+// save hands the file to the store and explains what went wrong.
+func (f *importFile) save(ctx context.Context, d *database, stderr io.Writer) (circulation.Saved, error) {
+	p := newProgress(stderr, f.rows.name, f.rows.size)
+	var saved circulation.Saved
+	var err error
+	if f.kind.account != nil {
+		saved, err = d.SaveAccounts(ctx, f.accounts(p))
+	} else {
+		saved, err = d.Save(ctx, f.entries(p))
+	}
+	p.end()
+	var pointer *sqlite.UnknownPointerError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return saved, interruption(fmt.Sprintf("import: interrupted; nothing of %s was imported, simply run it again", f.rows.name))
+	case f.broken != nil:
+		return saved, fmt.Errorf("%w; nothing of the file was imported", f.broken)
+	case f.bad > 0:
+		for _, e := range f.listed {
+			fmt.Fprintf(stderr, "%s:%d: %s\n", f.rows.name, e.line, oneLine(e.message))
+		}
+		more := ""
+		if f.bad > maxListed {
+			more = fmt.Sprintf(", of which the first %d are listed", maxListed)
+		}
+		return saved, fmt.Errorf("%s: %s%s; nothing of the file was imported", f.rows.name, plural(f.bad, "bad row"), more)
+	case errors.As(err, &pointer):
+		// Without the ID: where the columns are mixed up, it is a borrower.
+		return saved, fmt.Errorf("%s:%d: the %s points at a %s that is not in the database; import that first (nothing of the file was imported)",
+			f.rows.name, f.line, pointer.From.Kind, pointer.To.Kind)
+	case err != nil:
+		return saved, fmt.Errorf("%s: %w; nothing of %s was imported", d.path, err, f.rows.name)
+	}
+	return saved, nil
+}
+
+func (f *importFile) report(s circulation.Saved) fileReport {
+	return fileReport{Kind: f.kind.name, File: f.rows.name, Rows: f.count,
+		Added: s.Added, Updated: s.Updated, Same: s.Same, AlreadyUnlinked: s.AlreadyUnlinked,
+		PointersDropped: s.PointersDropped, MarksCleared: f.cleared,
+		IgnoredColumns: slices.AppendSeq([]string{}, slices.Values(slices.Sorted(maps.Keys(f.ignored))))}
+}
+
+func (r importReport) print(out io.Writer, imports []*importFile) error {
+	t := table{columns: words("FILE ROWS ADDED UPDATED SAME ALREADY-UNLINKED POINTERS-DROPPED MARKS-CLEARED")}
+	for _, f := range r.Files {
+		t.add(f.File, thousands(f.Rows), thousands(f.Added), thousands(f.Updated), thousands(f.Same),
+			thousands(f.AlreadyUnlinked), thousands(f.PointersDropped), thousands(f.MarksCleared))
+	}
+	if err := t.print(out); err != nil {
+		return err
+	}
+	for i, f := range r.Files {
+		if len(f.IgnoredColumns) == 0 {
+			continue
+		}
+		var unused []string // columns that we know and the file lacks: an ignored one may be one of them misspelt
+		for column, s := range imports[i].sources {
+			if s.column == column && !slices.Contains(imports[i].rows.header, column) {
+				unused = append(unused, column)
+			}
+		}
+		slices.Sort(unused)
+		notes := make([]string, len(f.IgnoredColumns))
+		for j, column := range f.IgnoredColumns {
+			notes[j] = column
+			// Who wrote a map has thought about the columns; and a far guess is worse than none.
+			if w := nearest.Word(column, unused); w != "" && w[0] == column[0] && !imports[i].mapped {
+				notes[j] += " (or is it " + w + "?)"
+			}
+		}
+		if _, err := fmt.Fprintf(out, "%s: columns that carrel does not read: %s\n", f.File, strings.Join(notes, ", ")); err != nil {
+			return err
+		}
+	}
+	return nil
+}

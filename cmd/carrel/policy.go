@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carrel-project/carrel/anonymize"
+	"github.com/carrel-project/carrel/internal/nearest"
+)
+
+func newPolicy() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "policy",
+		Short: "Check a retention policy or begin one",
+		Example: `  carrel policy init --list
+  carrel policy init --preset strict --out policy.yaml
+  carrel policy check policy.yaml`,
+	}, newPolicyCheck(), newPolicyInit())
+}
+
+// maxPolicy bounds what is read as a policy: a larger file is something else, named by mistake.
+const maxPolicy = 8 << 20
+
+// readPolicy reads and validates a policy file; "-" is standard input.
+func readPolicy(cmd *cobra.Command, file string) (*anonymize.Policy, error) {
+	data, err := readFile(cmd, file, maxPolicy)
+	if err != nil {
+		return nil, err
+	}
+	p, err := anonymize.ParsePolicy(data)
+	if err != nil {
+		return nil, policyProblem(file, err)
+	}
+	return p, nil
+}
+
+// readFile reads a file that a person wrote; "-" is standard input.
+func readFile(cmd *cobra.Command, file string, limit int64) ([]byte, error) {
+	in := cmd.InOrStdin()
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, reason(err))
+		}
+		defer f.Close()
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, limit+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", file, reason(err))
+	case int64(len(data)) > limit:
+		return nil, fmt.Errorf("%s: is larger than %d MiB; it cannot be what it should be", file, limit>>20)
+	}
+	return data, nil
+}
+
+// A badPolicy is a policy's error with the name of its file, in the form that editors jump to.
+type badPolicy struct {
+	file   string
+	defect *anonymize.PolicyError
+}
+
+func (b *badPolicy) Error() string {
+	return fmt.Sprintf("%s:%d:%d: %s", b.file, b.defect.Line, b.defect.Column, b.defect.Message)
+}
+
+func policyProblem(file string, err error) error {
+	var p *anonymize.PolicyError
+	if errors.As(err, &p) {
+		return &badPolicy{file, p}
+	}
+	return fmt.Errorf("%s: %w", file, err)
+}
+
+// A checkedPolicy is what `policy check --json` says of one file.
+type checkedPolicy struct {
+	File      string          `json:"file"`
+	Valid     bool            `json:"valid"`
+	ID        string          `json:"id,omitempty"`
+	Revision  int             `json:"revision,omitempty"`
+	Digest    string          `json:"digest,omitempty"`
+	Title     string          `json:"title,omitempty"`
+	Effective string          `json:"effective,omitempty"`
+	Error     *policyDefect   `json:"error,omitempty"`
+	Warnings  []policyWarning `json:"warnings"`
+}
+
+type policyDefect struct {
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+	Key     string `json:"key,omitempty"`
+	Message string `json:"message"`
+}
+
+type policyWarning struct {
+	Line    int    `json:"line"`
+	Message string `json:"message"`
+}
+
+func newPolicyCheck() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check FILE...",
+		Short: "Validate policy files, run the tests in them and warn of what is probably not meant so",
+		Long: `Validates policy files, runs the tests in them and warns of what is probably not meant so.
+
+Exit status: 0 all good, 1 there are warnings, 2 a file is not a valid policy or fails its own tests.`,
+		Example: `  carrel policy check policy.yaml
+  carrel policy check --json policies/*.yaml
+  carrel policy init --preset strict | carrel policy check -`,
+		RunE: func(cmd *cobra.Command, files []string) error {
+			if len(files) == 0 {
+				return fmt.Errorf("%s: which file? Name one or more, or - for standard input", cmd.CommandPath())
+			}
+			var checked []checkedPolicy
+			var bad []error
+			warned := false
+			for _, file := range files {
+				c, err := checkPolicy(cmd, file)
+				if err != nil {
+					bad = append(bad, err)
+				}
+				warned = warned || len(c.Warnings) > 0
+				checked = append(checked, c)
+			}
+			if asJSON {
+				if err := printJSON(cmd, struct {
+					Files []checkedPolicy `json:"files"`
+				}{checked}); err != nil {
+					return err
+				}
+			} else {
+				printChecked(cmd.OutOrStdout(), checked)
+			}
+			for i, err := range bad {
+				if i == len(bad)-1 {
+					return err // run prints the last one
+				}
+				fmt.Fprintln(cmd.ErrOrStderr(), "carrel: "+oneLine(err.Error()))
+			}
+			if warned {
+				return errFound
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func checkPolicy(cmd *cobra.Command, file string) (checkedPolicy, error) {
+	c := checkedPolicy{File: file, Warnings: []policyWarning{}}
+	p, err := readPolicy(cmd, file)
+	if err != nil {
+		c.Error = &policyDefect{Message: err.Error()}
+		var bad *badPolicy
+		if errors.As(err, &bad) {
+			c.Error = (*policyDefect)(bad.defect)
+		}
+		return c, err
+	}
+	ref := p.Ref()
+	c.Valid, c.ID, c.Revision, c.Digest = true, ref.ID, ref.Revision, ref.Digest
+	c.Title, c.Effective = p.Title(), stamp(p.Effective())
+	for _, w := range p.Lint() {
+		c.Warnings = append(c.Warnings, policyWarning(w))
+	}
+	return c, nil
+}
+
+func printChecked(out io.Writer, checked []checkedPolicy) {
+	for _, c := range checked {
+		for _, w := range c.Warnings {
+			fmt.Fprintf(out, "%s:%d: warning: %s\n", c.File, w.Line, w.Message)
+		}
+		if c.Valid {
+			fmt.Fprintf(out, "%s: valid: %s revision %d, %s\n", c.File, c.ID, c.Revision, plural(len(c.Warnings), "warning"))
+		}
+	}
+}
+
+func plural(n int, word string) string {
+	switch n {
+	case 0:
+		return "no " + word + "s"
+	case 1:
+		return "1 " + word
+	}
+	return thousands(n) + " " + word + "s"
+}
+
+func newPolicyInit() *cobra.Command {
+	var preset, out string
+	var list bool
+	cmd := &cobra.Command{
+		Use:   "init --preset NAME",
+		Short: "Write a policy to begin with",
+		Long: `Writes one of the policies that come with carrel, to standard output or to a new file, for you to change.
+A file that exists is never overwritten.`,
+		Example: `  carrel policy init --list
+  carrel policy init --preset strict
+  carrel policy init --preset carli --out policy.yaml`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			names := anonymize.Presets()
+			if list {
+				return listPresets(cmd.OutOrStdout(), names)
+			}
+			if !slices.Contains(names, preset) {
+				what := fmt.Sprintf("no preset %q%s", preset, nearest.Hint(preset, names))
+				if preset == "" {
+					what = "--preset is missing"
+				}
+				return fmt.Errorf("%s: %s; there are %s", cmd.CommandPath(), what, strings.Join(names, ", "))
+			}
+			text, err := anonymize.Preset(preset)
+			if err != nil {
+				return err
+			}
+			if out == "" || out == "-" {
+				_, err = cmd.OutOrStdout().Write(text)
+				return err
+			}
+			return writeNew(out, text, 0o644)
+		},
+	}
+	cmd.Flags().StringVar(&preset, "preset", "", "name of a policy that comes with carrel")
+	cmd.Flags().StringVar(&out, "out", "", "file to write, which must not exist (default standard output)")
+	cmd.Flags().BoolVar(&list, "list", false, "list the presets")
+	return cmd
+}
+
+func listPresets(out io.Writer, names []string) error {
+	t := table{columns: []string{"PRESET", "TITLE"}}
+	for _, name := range names {
+		text, err := anonymize.Preset(name)
+		if err != nil {
+			return err
+		}
+		p, err := anonymize.ParsePolicy(text)
+		if err != nil {
+			return policyProblem("preset "+name, err)
+		}
+		t.add(name, p.Title())
+	}
+	return t.print(out)
+}
+
+// writeNew writes a file that must not exist, whole or not at all.
+func writeNew(path string, data []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s: exists already and is left as it is; choose another name", path)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, reason(err))
+	}
+	_, err = io.Copy(f, bytes.NewReader(data))
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		os.Remove(path)
+		return fmt.Errorf("%s: %w; nothing was written", path, reason(err))
+	}
+	return nil
+}

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/carrel-project/carrel/anonymize"
+	"github.com/carrel-project/carrel/circulation"
+)
+
+func newSweep() *cobra.Command {
+	var dsn, policyFile, at, shardText string
+	var dry, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "sweep --db DSN --policy FILE",
+		Short: "Unlink from their borrowers all records that are due",
+		Long: `Unlinks from their borrowers, for good, all records that the policy says are due, and reports what was unlinked
+by which rule and what was kept for which reason. It can be interrupted (Ctrl-C) or killed at any moment and
+run again. With --dry-run nothing is written, and --at may lie in the future.`,
+		Example: `  carrel sweep --db library.db --policy policy.yaml --dry-run
+  carrel sweep --db library.db --policy policy.yaml --dry-run --at 2027-01-01
+  carrel sweep --db library.db --policy policy.yaml --json
+  carrel sweep --db library.db --policy policy.yaml --shard 0/4`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needed(cmd, "db", "policy"); err != nil {
+				return err
+			}
+			shard, err := anonymize.ParseShard(shardText)
+			if err != nil {
+				return fmt.Errorf("--shard: want index/parts, the index counted from 0, as in 0/4")
+			}
+			policy, err := readPolicy(cmd, policyFile)
+			if err != nil {
+				return err
+			}
+			when, err := parseAt(at, policy.Zone())
+			if err != nil {
+				return err
+			}
+			if !dry && when.After(time.Now()) {
+				return fmt.Errorf("--at %s lies in the future; only --dry-run can look there", stamp(when))
+			}
+			mode := readWrite
+			if dry {
+				mode = readOnly
+			}
+			d, err := openDatabase(cmd.Context(), dsn, mode)
+			if err != nil {
+				return err
+			}
+			report, err := sweep(cmd, d, policy, shard, when, dry)
+			if cerr := d.close(); err == nil {
+				err = cerr
+			}
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd, report)
+			}
+			return printSweep(cmd.OutOrStdout(), policy, report)
+		},
+	}
+	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	cmd.Flags().StringVar(&policyFile, "policy", "", "the retention policy (a YAML file)")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would be done and write nothing")
+	cmd.Flags().StringVar(&at, "at", "", "decide as of this time; a date is 00:00 in the policy's zone (default now)")
+	cmd.Flags().StringVar(&shardText, "shard", "", "only one of several parts, as in 0/4, so that several can share the work")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// sweep runs or plans one sweep and shows its progress.
+func sweep(cmd *cobra.Command, d *database, policy *anonymize.Policy, shard anonymize.Shard, at time.Time, dry bool) (anonymize.Report, error) {
+	p := newProgress(cmd.ErrOrStderr(), "sweep", 0)
+	verb := "unlinked"
+	if dry {
+		verb = "to be unlinked"
+	}
+	before, kind := 0, circulation.Kind(0)
+	read := 0
+	s, err := anonymize.NewSweep(d, policy, anonymize.Config{Shard: shard, Progress: func(now anonymize.Progress) {
+		if now.Kind != kind {
+			before, kind = before+read, now.Kind
+		}
+		read = now.Read
+		p.set(int64(before+read), fmt.Sprintf("%s: %s read, %s %s", kind, thousands(now.Read), thousands(now.Unlinked), verb))
+	}})
+	if err != nil {
+		return anonymize.Report{}, err
+	}
+	run := s.Run
+	if dry {
+		run = s.Plan
+	}
+	report, err := run(cmd.Context(), at)
+	p.end()
+	if err != nil && cmd.Context().Err() != nil {
+		unlinked := 0
+		for _, k := range report.Kinds {
+			unlinked += k.Unlinked
+		}
+		if dry {
+			return report, interruption("sweep: interrupted; nothing was written")
+		}
+		return report, interruption(fmt.Sprintf("sweep: interrupted after %s had been unlinked; nothing is half done, simply run it again", plural(unlinked, "record")))
+	}
+	if errors.Is(err, anonymize.ErrNotEffective) {
+		return report, fmt.Errorf("sweep: the policy is not effective before %s; try it with carrel explain", stamp(policy.Effective()))
+	}
+	if err != nil {
+		return report, fmt.Errorf("%s: %w", d.path, err)
+	}
+	return report, nil
+}
+
+// printSweep writes the report for people: what happened by kind, then by rule, then what stays and why.
+func printSweep(out io.Writer, policy *anonymize.Policy, r anonymize.Report) error {
+	mode := ""
+	unlinked, kept := "Unlinked", "Kept"
+	if r.DryRun {
+		mode = "  (dry run: nothing was written)"
+		unlinked, kept = "Would be unlinked", "Would be kept"
+	}
+	kinds := table{columns: words("KIND LINKED-BEFORE UNLINKED KEPT CONFLICTS")}
+	rules := table{columns: words("KIND RULE RECORDS WHY")}
+	reasons := table{columns: words("KIND REASON RECORDS MEANING")}
+	for _, k := range circulation.Kinds() {
+		kr := r.Kinds[k.String()]
+		if kr == nil {
+			continue
+		}
+		kinds.add(k.String(), thousands(kr.LinkedBefore), thousands(kr.Unlinked), thousands(kr.Kept), thousands(kr.Conflicts))
+		for _, rule := range byCount(kr.ByRule) {
+			rules.add(k.String(), rule, thousands(kr.ByRule[rule]), cmp.Or(oneLine(policy.Why(k, rule)), ruleMeaning(rule)))
+		}
+		for _, reason := range byCount(kr.ByReason) {
+			reasons.add(k.String(), reason, thousands(kr.ByReason[reason]), reasonMeaning(reason))
+		}
+	}
+	w := &errWriter{out: out}
+	w.printf("Policy %s, revision %d, %s\nAt %s%s\n\n", r.Policy.ID, r.Policy.Revision, shortDigest(r.Policy.Digest), stamp(r.At), mode)
+	w.table(kinds)
+	if len(rules.rows) > 0 {
+		w.printf("\n%s, by the rule that decided\n", unlinked)
+		w.table(rules)
+	}
+	if len(reasons.rows) > 0 {
+		w.printf("\n%s; a record with several reasons counts under each\n", kept)
+		w.table(reasons)
+	}
+	w.printf("\n%.1f s\n", r.Seconds)
+	return w.err
+}
+
+// An errWriter stops at the first error and remembers it.
+type errWriter struct {
+	out io.Writer
+	err error
+}
+
+func (w *errWriter) printf(format string, args ...any) {
+	if w.err == nil {
+		_, w.err = fmt.Fprintf(w.out, format, args...)
+	}
+}
+
+func (w *errWriter) table(t table) {
+	if w.err == nil {
+		w.err = t.print(w.out)
+	}
+}
+
+// byCount returns the keys of counts that are not zero, the largest first.
+func byCount(counts map[string]int) []string {
+	return slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	})
+}
+
+func shortDigest(digest string) string {
+	if len(digest) > 19 {
+		return digest[:19] + "…"
+	}
+	return digest
+}
+
+// ruleMeaning explains the two rules that no file defines.
+func ruleMeaning(rule string) string {
+	switch rule {
+	case "default":
+		return "no rule matched, and the policy says default: unlink"
+	case "patron-wish":
+		return "the patron asked for it, within patron-may"
+	}
+	return ""
+}
+
+// reasonMeaning explains a reason in the words of the desk.
+func reasonMeaning(reason string) string {
+	switch reason {
+	case "unfinished":
+		return "still out, waiting or unpaid"
+	case "lost":
+		return "marked lost, until check-in or withdrawal"
+	case "claimed-returned":
+		return "the patron says it is back; until check-in or withdrawal"
+	case "open-fee":
+		return "a fee is owed"
+	case "fee-in-process":
+		return "a fee is being settled"
+	case "legal-hold":
+		return "a legal hold on the borrower, the item or the record"
+	case "patron-wish":
+		return "the patron wants it kept"
+	case "period-not-passed":
+		return "the rule's period has not passed yet"
+	case "newer-loans":
+		return "the rule waits for newer loans"
+	case "patron-not-expired":
+		return "the account has not ended, or not long enough ago"
+	case "fee-period-not-passed":
+		return "the period since its last fee was closed has not passed yet"
+	case "no-end-date":
+		return "ended, but nobody knows when: no period can be counted"
+	case "no-fee-date":
+		return "its fee was closed, but nobody knows when"
+	case "rule-says-never":
+		return "the rule keeps it for ever"
+	case "no-rule":
+		return "no rule matches"
+	case "switched-off":
+		return "the policy does not speak of this kind"
+	case "already-unlinked":
+		return "names nobody"
+	}
+	return ""
+}

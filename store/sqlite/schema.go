@@ -1,0 +1,55 @@
+package sqlite
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"math"
+
+	"github.com/carrel-project/carrel/circulation"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// schemaVersion is what the last migration sets as PRAGMA user_version. It does not depend on the
+// migration tool's own bookkeeping, which a library system may replace with another.
+const schemaVersion = 1
+
+// Migrations returns the schema as numbered files for pressly/goose or any tool that reads its format.
+func Migrations() fs.FS {
+	sub, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the directory is embedded
+	}
+	return sub
+}
+
+// CheckSchema reports whether the database has the schema this program knows: [ErrNoSchema] or
+// [ErrNewerSchema] if not.
+func (c *Circulation) CheckSchema(ctx context.Context) error {
+	var v int
+	if err := c.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil {
+		return failed("check schema", err)
+	}
+	switch {
+	case v == 0:
+		return ErrNoSchema
+	case v > schemaVersion:
+		return fmt.Errorf("%w (its version is %d, this program's %d)", ErrNewerSchema, v, schemaVersion)
+	case v < schemaVersion:
+		return fmt.Errorf("%w (its version is %d, this program's %d)", ErrNoSchema, v, schemaVersion)
+	}
+	return nil
+}
+
+// A record's number begins with its kind, so that a kind is one range of every table and a page one
+// sequential read. Loans begin at 0, because most records are loans and small numbers take less room.
+const kindShift = 40
+
+func firstOf(k circulation.Kind) int64 { return (int64(k) - 1) << kindShift }
+func lastOf(k circulation.Kind) int64  { return int64(k)<<kindShift - 1 }
+
+// unknownStart stands in for a loan's start that is not known: it counts as older than all others.
+const unknownStart = math.MinInt64

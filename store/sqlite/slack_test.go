@@ -1,0 +1,55 @@
+package sqlite_test
+
+import (
+	"database/sql"
+	"encoding/binary"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// slack counts, by table or index, the bytes of a checkpointed database file that belong to nothing and
+// are not zero: where SQLite leaves copies of cells when it splits and merges pages.
+func slack(t testing.TB, db *sql.DB, path string) map[string]int {
+	t.Helper()
+	owner := map[int]string{}
+	rows, err := db.Query("SELECT pageno, name FROM dbstat")
+	require.NoError(t, err)
+	for rows.Next() {
+		var n int
+		var name string
+		require.NoError(t, rows.Scan(&n, &name))
+		owner[n] = name
+	}
+	require.NoError(t, rows.Close())
+	file, err := os.ReadFile(path)
+	require.NoError(t, err)
+	size := int(binary.BigEndian.Uint16(file[16:]))
+	left := map[string]int{}
+	for n := 1; n*size <= len(file); n++ {
+		page := file[(n-1)*size : n*size]
+		h := 0
+		if n == 1 {
+			h = 100
+		}
+		head, ok := map[byte]int{2: 12, 5: 12, 10: 8, 13: 8}[page[h]]
+		if !ok || owner[n] == "" {
+			continue // overflow and free pages
+		}
+		cells := int(binary.BigEndian.Uint16(page[h+3:]))
+		start := int(binary.BigEndian.Uint16(page[h+5:]))
+		count := func(from, to int) {
+			for _, b := range page[from:max(from, to)] {
+				if b != 0 {
+					left[owner[n]]++
+				}
+			}
+		}
+		count(h+head+2*cells, start)
+		for at := int(binary.BigEndian.Uint16(page[h+1:])); at != 0; at = int(binary.BigEndian.Uint16(page[at:])) {
+			count(at+4, at+int(binary.BigEndian.Uint16(page[at+2:])))
+		}
+	}
+	return left
+}

@@ -1,0 +1,205 @@
+// Package sqlite keeps circulation records in a SQLite database and unlinks them there.
+//
+// Open the file with the driver of your choice ([DSN] writes what modernc.org/sqlite wants), bring the
+// schema up to date with the files in [Migrations], and hand the [*sql.DB] to [New]:
+//
+//	db, err := sql.Open("sqlite", sqlite.DSN("carrel.db"))
+//	…
+//	store := sqlite.New(db)
+//	saved, err := store.Save(ctx, entries)
+//
+// A [Circulation] implements anonymize.Store. What identifies lives apart from what happened: a record is
+// anonymous from birth, and its borrower, the other persons it names, what was written about them and its
+// pointers are rows of small tables beside it, which unlinking deletes. With the pragmas of [Pragmas] what
+// is deleted is overwritten with zeros; [Circulation.Finish] then empties the write-ahead log, in which
+// copies live on. Backups and snapshots of the file are outside its reach.
+//
+// The package imports no driver. It repeats no driver's error text, because drivers put rows into it.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/carrel-project/carrel/anonymize"
+)
+
+// DB is what the store needs of a database: a *sql.DB, *sql.Conn or *sql.Tx.
+type DB interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// Circulation is a store of circulation records. It is safe for concurrent use if its DB is.
+type Circulation struct{ db DB }
+
+var (
+	_ anonymize.Store    = (*Circulation)(nil)
+	_ anonymize.Finisher = (*Circulation)(nil)
+)
+
+// New returns the store in db. It neither creates nor migrates tables.
+//
+// If db is a *sql.DB or *sql.Conn, each method that writes is one transaction. If it is a *sql.Tx, it
+// becomes part of that transaction, all of it or nothing, so that the library system's rows and the
+// store's are committed together; make that transaction an immediate one (see [DSN]).
+func New(db DB) *Circulation { return &Circulation{db: db} }
+
+// beginner is a DB that is not yet in a transaction.
+type beginner interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+}
+
+// write runs f in a transaction: its own, or, when the caller is in one, a savepoint of that.
+func (c *Circulation) write(ctx context.Context, op string, f func(*tx) error) (err error) {
+	b, ok := c.db.(beginner)
+	if !ok {
+		return c.join(ctx, op, f)
+	}
+	own, err := b.BeginTx(ctx, nil)
+	if err != nil {
+		return failed(op, err)
+	}
+	defer own.Rollback() // does nothing after Commit
+	if err := start(ctx, op, own, f); err != nil {
+		return err
+	}
+	return failed(op, own.Commit())
+}
+
+func (c *Circulation) join(ctx context.Context, op string, f func(*tx) error) error {
+	if _, err := c.db.ExecContext(ctx, "SAVEPOINT carrel"); err != nil {
+		return failed(op, err)
+	}
+	kept := false
+	defer func() {
+		if !kept {
+			ctx := context.WithoutCancel(ctx)
+			c.db.ExecContext(ctx, "ROLLBACK TO carrel")
+			c.db.ExecContext(ctx, "RELEASE carrel")
+		}
+	}()
+	if err := start(ctx, op, c.db, f); err != nil {
+		return err
+	}
+	if _, err := c.db.ExecContext(ctx, "RELEASE carrel"); err != nil {
+		return failed(op, err)
+	}
+	kept = true
+	return nil
+}
+
+// start numbers the change, which as the first statement also takes the write lock: a transaction that
+// reads first and writes later fails when another one wrote in between, however long it may wait.
+func start(ctx context.Context, op string, db DB, f func(*tx) error) error {
+	t := &tx{ctx: ctx, op: op, db: db, stmts: map[string]*sql.Stmt{}}
+	defer t.close()
+	n, err := t.exec("UPDATE changes SET last = last + 1, unfinished = unfinished + 1")
+	if err != nil {
+		return err
+	}
+	if n != 1 {
+		return fmt.Errorf("sqlite: %s: the table of changes has %d rows, want 1", op, n)
+	}
+	if err := t.get("SELECT last FROM changes", nil, &t.change); err != nil {
+		return err
+	}
+	return f(t)
+}
+
+// A tx is a write transaction. Its errors are fit to be shown.
+type tx struct {
+	ctx    context.Context // of the one call that the transaction serves
+	op     string
+	db     DB
+	stmts  map[string]*sql.Stmt
+	change int64 // the number of this change to the store
+}
+
+func (t *tx) close() {
+	for _, s := range t.stmts {
+		s.Close()
+	}
+}
+
+// prepare returns nil when the DB cannot prepare statements.
+func (t *tx) prepare(query string) (*sql.Stmt, error) {
+	if s := t.stmts[query]; s != nil {
+		return s, nil
+	}
+	p, ok := t.db.(interface {
+		PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
+	})
+	if !ok {
+		return nil, nil
+	}
+	s, err := p.PrepareContext(t.ctx, query)
+	if err != nil {
+		return nil, failed(t.op, err)
+	}
+	t.stmts[query] = s
+	return s, nil
+}
+
+// exec returns the number of rows changed.
+func (t *tx) exec(query string, args ...any) (int64, error) {
+	s, err := t.prepare(query)
+	if err != nil {
+		return 0, err
+	}
+	var r sql.Result
+	if s != nil {
+		r, err = s.ExecContext(t.ctx, args...)
+	} else {
+		r, err = t.db.ExecContext(t.ctx, query, args...)
+	}
+	if err != nil {
+		return 0, failed(t.op, err)
+	}
+	n, err := r.RowsAffected()
+	return n, failed(t.op, err)
+}
+
+// errNone is what get returns when there is no row. It never leaves the package.
+var errNone = errors.New("sqlite: no row")
+
+// get reads one row.
+func (t *tx) get(query string, args []any, dest ...any) error {
+	s, err := t.prepare(query)
+	if err != nil {
+		return err
+	}
+	if s != nil {
+		err = s.QueryRowContext(t.ctx, args...).Scan(dest...)
+	} else {
+		err = t.db.QueryRowContext(t.ctx, query, args...).Scan(dest...)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return errNone
+	}
+	return failed(t.op, err)
+}
+
+// each calls f for every row of a query, after it was scanned into dest.
+func each(ctx context.Context, op string, db DB, query string, args, dest []any, f func() error) error {
+	rows, err := db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return failed(op, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := rows.Scan(dest...); err != nil {
+			return failed(op, err)
+		}
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return failed(op, err)
+	}
+	return failed(op, rows.Close())
+}
