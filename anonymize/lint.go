@@ -44,7 +44,7 @@ func (p *Policy) lint(root *yaml.Node) {
 	for _, k := range circulation.Kinds() {
 		rules := p.rules[k]
 		if rules == nil {
-			p.warn(line("records"), "%s are switched off: they name their borrower for ever", plural(k))
+			p.warn(line("records"), "no rules for %s: they name their borrower for ever", plural(k))
 			continue
 		}
 		p.lintReach(k, rules)

@@ -105,7 +105,7 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	case err != nil:
 		return nil, err
 	case version != "1":
-		return nil, fault(root, "carrel-retention", "a policy begins with `carrel-retention: 1`, the version of its format")
+		return nil, fault(value(root, "carrel-retention"), "carrel-retention", "a policy begins with `carrel-retention: 1`, the version of its format that this carrel knows")
 	case p.id == "":
 		return nil, fault(root, "id", "the policy has no id")
 	case !slices.ContainsFunc(p.rules[:], func(r []rule) bool { return r != nil }):

@@ -201,3 +201,14 @@ func (d *database) close() error {
 	}
 	return nil
 }
+
+// knowsNoFees reports that there are loans but was never a fee: then no loan is kept for money owed, and fees that
+// are imported after a sweep come too late.
+func (d *database) knowsNoFees(ctx context.Context) (bool, error) {
+	var loans, fees bool
+	err := d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM loans), EXISTS (SELECT 1 FROM fees)").Scan(&loans, &fees)
+	if err != nil {
+		return false, fmt.Errorf("%s: cannot be read", d.path)
+	}
+	return loans && !fees, nil
+}

@@ -248,7 +248,7 @@ func printHolds(out io.Writer, listed []listedHold) error {
 		t.columns = t.columns[:3]
 	}
 	for _, l := range listed {
-		until := cmp.Or(l.Until, "released")
+		until := cmp.Or(l.Until, "(until released)")
 		if !l.InForce {
 			until += " (over)"
 		}

@@ -23,7 +23,7 @@ const maxListed = 20 // bad rows of a file that are listed; the rest is counted
 func newImport() *cobra.Command {
 	var dsn, mapFile, zoneName string
 	var asJSON bool
-	files := map[string]*string{}
+	files := map[string]*[]string{}
 	cmd := &cobra.Command{
 		Use:   "import --db DSN [--patrons FILE] [--loans FILE] …",
 		Short: "Read exports of a library system into carrel's embedded store",
@@ -35,6 +35,7 @@ map file that renames them, are in docs/formats.md.
 Times that name no zone are in --zone: use the zone of the policy.`,
 		Example: `  carrel import --db library.db --patrons patrons.csv --loans loans.csv.gz --fees fees.csv
   carrel import --db library.db --map evergreen.yaml --zone America/Chicago --loans circs.csv --requests holds.csv
+  carrel import --db library.db --loans issues.csv --loans old_issues.csv
   carrel import --db library.db --loans loans.jsonl.gz --json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -53,15 +54,14 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 			}
 			var imports []*importFile
 			for _, kind := range fileKinds() {
-				if *files[kind.name] == "" {
-					continue
+				for _, name := range *files[kind.name] {
+					f, err := openImport(kind, name, mapFile, m[kind.name], circulation.Times(zone))
+					if err != nil {
+						return err
+					}
+					defer f.rows.close()
+					imports = append(imports, f)
 				}
-				f, err := openImport(kind, *files[kind.name], mapFile, m[kind.name], circulation.Times(zone))
-				if err != nil {
-					return err
-				}
-				defer f.rows.close()
-				imports = append(imports, f)
 			}
 			if len(imports) == 0 {
 				return fmt.Errorf("%s: nothing to import; name at least one file, as in --loans loans.csv", cmd.CommandPath())
@@ -71,7 +71,7 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 	}
 	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
 	for _, kind := range fileKinds() {
-		files[kind.name] = cmd.Flags().String(kind.name, "", fmt.Sprintf("file of %s: .csv, .csv.gz, .jsonl or .jsonl.gz", kind.name))
+		files[kind.name] = cmd.Flags().StringArray(kind.name, nil, fmt.Sprintf("file of %s: .csv, .csv.gz, .jsonl or .jsonl.gz; may be repeated", kind.name))
 	}
 	cmd.Flags().StringVar(&mapFile, "map", "", "file that says what the columns are called (YAML)")
 	cmd.Flags().StringVar(&zoneName, "zone", "UTC", "time zone of times that name none")

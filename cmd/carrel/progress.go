@@ -48,9 +48,10 @@ func (p *progress) set(done int64, words string) {
 	}
 }
 
-// end clears the bar.
+// end clears the bar and stops it: one of unknown length turns by itself.
 func (p *progress) end() {
 	if p.bar != nil {
+		p.bar.Finish()
 		p.bar.Clear()
 	}
 }

@@ -56,6 +56,10 @@ run again. With --dry-run nothing is written, and --at may lie in the future.`,
 			if err != nil {
 				return err
 			}
+			noFees, err := d.knowsNoFees(cmd.Context())
+			if err != nil {
+				return errors.Join(err, d.close())
+			}
 			report, err := sweep(cmd, d, policy, shard, when, dry)
 			if cerr := d.close(); err == nil {
 				err = cerr
@@ -66,7 +70,7 @@ run again. With --dry-run nothing is written, and --at may lie in the future.`,
 			if asJSON {
 				return printJSON(cmd, report)
 			}
-			return printSweep(cmd.OutOrStdout(), policy, report)
+			return printSweep(cmd.OutOrStdout(), policy, report, noFees)
 		},
 	}
 	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
@@ -123,7 +127,7 @@ func sweep(cmd *cobra.Command, d *database, policy *anonymize.Policy, shard anon
 }
 
 // printSweep writes the report for people: what happened by kind, then by rule, then what stays and why.
-func printSweep(out io.Writer, policy *anonymize.Policy, r anonymize.Report) error {
+func printSweep(out io.Writer, policy *anonymize.Policy, r anonymize.Report, noFees bool) error {
 	mode := ""
 	unlinked, kept := "Unlinked", "Kept"
 	if r.DryRun {
@@ -149,6 +153,9 @@ func printSweep(out io.Writer, policy *anonymize.Policy, r anonymize.Report) err
 	w := &errWriter{out: out}
 	w.printf("Policy %s, revision %d, %s\nAt %s%s\n\n", r.Policy.ID, r.Policy.Revision, shortDigest(r.Policy.Digest), stamp(r.At), mode)
 	w.table(kinds)
+	if noFees {
+		w.printf("\nNote: no fee was ever imported, so no loan is kept for money owed.\n")
+	}
 	if len(rules.rows) > 0 {
 		w.printf("\n%s, by the rule that decided\n", unlinked)
 		w.table(rules)

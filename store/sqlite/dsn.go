@@ -12,7 +12,7 @@ func Pragmas() []string {
 	return []string{
 		"journal_mode(WAL)", // readers and the one writer do not wait for each other
 		"secure_delete(ON)", // what is deleted is overwritten with zeros
-		"synchronous(FULL)", // a receipt that was written survives a power cut; costs a sweep a few per cent
+		"synchronous(FULL)", // a receipt that was written survives a power cut
 		"busy_timeout(10000)",
 		"temp_store(MEMORY)",       // no copies of rows in temporary files
 		"cache_size(-16000)",       // KiB; the index pages that a page of a sweep touches fit

@@ -69,7 +69,7 @@ func (t *tx) finish() error {
 
 // wipe writes a table anew. secure_delete overwrites a cell when it is deleted, but not the copies that
 // splitting and merging pages leave in their unused parts: after 240,000 of 300,000 loans were unlinked,
-// 84 KB of old links could still be read there. A page that a table gives up is overwritten whole; so the
+// 84 KB there were not zero, copies of deleted and of kept links alike. A page that a table gives up is overwritten whole; so the
 // rows step aside, the table gives up all of its pages, and the rows come back. Where they step to has the
 // same columns and indexes, because then SQLite copies pages of rows without looking into them.
 func (t *tx) wipe(table string) error {
