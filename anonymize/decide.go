@@ -83,16 +83,13 @@ func (p *Policy) judge(v *verdict, rules []rule, r *circulation.Record, now, rel
 func (p *Policy) byOrder(v *verdict, rules []rule, r *circulation.Record, texts *[attributes]string, now, release int64, timed bool) (first int64) {
 	first = unknown
 	until, decided := int64(unknown), false
-	for i := 0; until != always; i++ {
-		w, from := verdict{}, int64(always)
-		if i >= len(rules) {
-			w = p.unmatched(r)
-		} else if u := &rules[i]; (timed || u.expired == nil) && u.matches(r, texts) {
-			w, from = verdict{rule: u.name, by: u, due: u.due(r, p.clock)}, u.from(r, p.clock)
-		} else {
+	for i := range rules {
+		u := &rules[i]
+		if u.expired != nil && !timed || !u.matches(r, texts) {
 			continue
 		}
-		if r.Wish != circulation.WishNone {
+		w, from := verdict{rule: u.name, by: u, due: u.due(r, p.clock)}, u.from(r, p.clock)
+		if r.Wish != circulation.WishNone { // else it need not be copied twice
 			w = p.heed(w, r)
 		}
 		if !decided && from <= now {
@@ -101,7 +98,16 @@ func (p *Policy) byOrder(v *verdict, rules []rule, r *circulation.Record, texts 
 		if t := max(w.due, from, release); t < until {
 			first = min(first, t)
 		}
-		until = min(until, from)
+		if until = min(until, from); until == always {
+			return first
+		}
+	}
+	w := p.heed(p.unmatched(r), r)
+	if !decided {
+		*v = w
+	}
+	if t := max(w.due, release); t < until {
+		first = min(first, t)
 	}
 	return first
 }
@@ -163,10 +169,7 @@ func (p *Policy) extreme(rules []rule, r *circulation.Record, texts *[attributes
 	if v.by == nil {
 		v = p.unmatched(r)
 	}
-	if r.Wish != circulation.WishNone {
-		v = p.heed(v, r)
-	}
-	return v, timed
+	return p.heed(v, r), timed
 }
 
 // unmatched is the verdict when no rule holds.
@@ -179,7 +182,7 @@ func (p *Policy) unmatched(r *circulation.Record) verdict {
 
 // heed applies the borrower's wish, within patron-may, to what the rules say.
 func (p *Policy) heed(v verdict, r *circulation.Record) verdict {
-	if r.Kind == circulation.KindFee || r.Kind == circulation.KindNotice {
+	if r.Wish == circulation.WishNone || r.Kind == circulation.KindFee || r.Kind == circulation.KindNotice {
 		return v
 	}
 	ended, known := instant(r.Ended)
@@ -236,10 +239,11 @@ func (p *Policy) held(r *circulation.Record, t int64) (why Reasons, release int6
 	}
 	for i := range r.Fees {
 		switch r.Fees[i].Status {
-		case circulation.FeeOpen:
-			why |= OpenFee
+		case circulation.FeeClosed:
 		case circulation.FeeInProcess:
 			why |= FeeInProcess
+		default: // what is not known to be settled is owed
+			why |= OpenFee
 		}
 	}
 	if r.Hold {

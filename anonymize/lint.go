@@ -130,7 +130,7 @@ func (p *Policy) lintOutliving() {
 			if with != nil && !with(u) {
 				continue
 			}
-			if n := u.nominal(); n > most {
+			if n := u.after.nominal(); n > most {
 				most, line = n, u.line
 			}
 		}
@@ -151,15 +151,15 @@ func (p *Policy) lintOutliving() {
 	}
 }
 
-// nominal is how long the rule keeps a record, as far as that can be said without one.
-func (u *rule) nominal() int64 {
-	switch u.after.word {
+// nominal is how long the term is, as far as that can be said without a date.
+func (m term) nominal() int64 {
+	switch m.word {
 	case termNever:
 		return math.MaxInt64
 	case termAtOnce:
 		return 0
 	}
-	return u.after.period.nominal()
+	return m.period.nominal()
 }
 
 func (p *Policy) lintStatistics(line int) {

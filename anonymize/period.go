@@ -77,7 +77,7 @@ func parsePeriod(s string) (period, error) {
 		case unit == 'D':
 			p.days += n
 		case unit == 'H':
-			p.elapsed += n * 3600 * civil.Second
+			p.elapsed += n * 3600 * civil.Second // nine digits of hours fit
 		case unit == 'M':
 			p.elapsed += n * 60 * civil.Second
 		case unit == 'S':
@@ -87,7 +87,9 @@ func parsePeriod(s string) (period, error) {
 	if p == (period{exact: p.exact}) {
 		return p, fmt.Errorf("%q is zero; write at once", s)
 	}
-	if p.nominal() > longestYears*366*civil.Day {
+	// Each part by itself first: the sum of parts that are too long may not fit an integer.
+	const longest = longestYears * 366 * civil.Day
+	if p.months > longestYears*12 || p.days > longestYears*366 || p.elapsed > longest || p.nominal() > longest {
 		return p, fmt.Errorf("%q is longer than %d years; write never", s, longestYears)
 	}
 	return p, nil

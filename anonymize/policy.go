@@ -243,6 +243,9 @@ func (p *Policy) readPatronMay(n *yaml.Node) error {
 	if err == nil && p.shortenTo == nil && p.extendTo == nil {
 		return fault(n, "patron-may", "patron-may says neither shorten-to nor extend-to; leave it out to ignore wishes")
 	}
+	if err == nil && p.shortenTo != nil && p.extendTo != nil && p.extendTo.nominal() < p.shortenTo.nominal() {
+		p.warn(value(n, "extend-to").Line, "extend-to is shorter than shorten-to: who wants their history kept is forgotten sooner than who does not")
+	}
 	return err
 }
 
@@ -393,7 +396,7 @@ func (p *Policy) readCondition(u *rule, of attribute) func(*yaml.Node) error {
 		if of == ofGroup || of == ofGroupNow {
 			list = p.expand(n, list)
 		}
-		u.conditions = append(u.conditions, condition{of, list})
+		u.conditions = append(u.conditions, newCondition(of, list))
 		return nil
 	}
 }

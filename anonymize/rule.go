@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/internal/civil"
 )
 
 // Instants that no clock shows.
@@ -66,8 +67,21 @@ type rule struct {
 
 // A condition is a list of values of which a record must have one.
 type condition struct {
-	of   attribute
-	list []string
+	of      attribute
+	lengths uint64 // bit n%64 is set if some value has n bytes: most texts are turned away by it
+	list    []string
+}
+
+func newCondition(of attribute, list []string) condition {
+	c := condition{of: of, list: list}
+	for _, s := range list {
+		c.lengths |= 1 << (len(s) % 64)
+	}
+	return c
+}
+
+func (c *condition) holds(s string) bool {
+	return c.lengths>>(uint(len(s))%64)&1 != 0 && in(c.list, s)
 }
 
 // An attribute is a text of a record that conditions look at.
@@ -103,8 +117,7 @@ func (u *rule) list(of attribute) []string {
 // matches reports whether the conditions hold that time does not change.
 func (u *rule) matches(r *circulation.Record, texts *[attributes]string) bool {
 	for i := range u.conditions {
-		c := &u.conditions[i]
-		if !in(c.list, texts[c.of]) {
+		if c := &u.conditions[i]; !c.holds(texts[c.of]) {
 			return false
 		}
 	}
@@ -141,21 +154,23 @@ func (u *rule) from(r *circulation.Record, c clock) int64 {
 	if u.expired == nil {
 		return always
 	}
-	return c.after(r.BorrowerExpires.UnixMicro(), *u.expired)
+	expires, _ := instant(r.BorrowerExpires)
+	return c.after(expires, *u.expired)
 }
 
 // base returns the instant from which the rule counts, and whether it is known.
 func (u *rule) base(r *circulation.Record) (int64, bool) {
 	switch u.since {
 	case sinceExpired:
-		return r.BorrowerExpires.UnixMicro(), true
+		return instant(r.BorrowerExpires)
 	case sinceFeeClosed:
 		latest := int64(always)
 		for i := range r.Fees {
 			if r.Fees[i].Closed.IsZero() {
 				return 0, false
 			}
-			latest = max(latest, r.Fees[i].Closed.UnixMicro())
+			closed, _ := instant(r.Fees[i].Closed)
+			latest = max(latest, closed)
 		}
 		return latest, true
 	}
@@ -172,8 +187,15 @@ func settled(r *circulation.Record) bool {
 	return true
 }
 
-// instant returns a time in microseconds, and whether it is known.
-func instant(t time.Time) (int64, bool) { return t.UnixMicro(), !t.IsZero() }
+// instant returns a time in microseconds, and whether it is known. What lies beyond the year 9999 is taken for its
+// end: much later an integer would run over, and the far future become the past.
+func instant(t time.Time) (int64, bool) {
+	const end = 253402300799 // seconds
+	if t.Unix() > end {
+		return end * civil.Second, true
+	}
+	return t.UnixMicro(), !t.IsZero()
+}
 
 // due returns the instant from which the rule unlinks.
 func (u *rule) due(r *circulation.Record, c clock) int64 {

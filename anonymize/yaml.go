@@ -96,6 +96,8 @@ func plain(n *yaml.Node, depth int) error {
 		return fault(n, n.Value, "aliases are not used in policies; write it out")
 	case n.Anchor != "":
 		return fault(n, n.Anchor, "anchors are not used in policies; write it out")
+	case n.Style&yaml.TaggedStyle != 0:
+		return fault(n, n.Tag, "tags are not used in policies; write the plain value")
 	case depth > 20:
 		return fault(n, "", "nested too deeply")
 	}
