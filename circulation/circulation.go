@@ -157,7 +157,7 @@ func parts(f Facts, links []Link, texts []Text, points []Pointer) (Parts, error)
 		}
 	}
 	if len(p.Links) > 0 && p.Links[0].Role != RoleBorrower {
-		return p, fmt.Errorf("circulation: %s %s names a %s but no borrower", f.Kind, f.ID, p.Links[0].Role)
+		return p, fmt.Errorf("circulation: a %s names a %s but no borrower", f.Kind, p.Links[0].Role)
 	}
 	for _, t := range texts {
 		if t.Value != "" {

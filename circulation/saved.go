@@ -10,4 +10,5 @@ type Saved struct {
 	AlreadyUnlinked int
 	// PointersDropped are pointers to records that name nobody any more; they were left out.
 	PointersDropped int
+	KeptLinked      int // named nobody any more, but an exception keeps their borrower
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,8 +15,8 @@ import (
 
 // A fileKind is one sort of file that import reads. Its columns are carrel's own names; the first is the ID.
 type fileKind struct {
-	name     string // the flag, and the key in a map file
-	required []string
+	name     string   // the flag, and the key in a map file
+	required []string // without them records that are in the database already would lose what they have
 	columns  []string
 	entry    func(*row) circulation.Entry   // nil for patrons
 	account  func(*row) circulation.Account // for patrons only
@@ -27,17 +28,28 @@ func fileKinds() []fileKind {
 	return []fileKind{
 		{name: "patrons", required: []string{"patron"}, account: patronOf,
 			columns: words("patron group expires history history_since")},
-		{name: "loans", required: []string{"loan", "borrower"}, entry: loanOf,
+		{name: "loans", required: words("loan borrower returned"), entry: loanOf,
 			columns: words("loan borrower proxy sponsor staff group categories item library location type loaned due returned renewals lost claimed_returned withdrawn comment note")},
-		{name: "requests", required: []string{"request"}, entry: requestOf,
+		{name: "requests", required: words("request borrower"), entry: requestOf,
 			columns: words("request borrower proxy recipient group categories item library location type requested filled cancelled expired loan address comment note")},
-		{name: "sharing", required: []string{"sharing"}, entry: sharingOf,
+		{name: "sharing", required: words("sharing borrower"), entry: sharingOf,
 			columns: words("sharing borrower proxy sponsor recipient group categories item library location type requested state closed loan request address comment note")},
-		{name: "fees", required: []string{"fee"}, entry: feeOf,
+		{name: "fees", required: words("fee loan borrower status"), entry: feeOf,
 			columns: words("fee loan borrower sponsor staff group categories library kind amount charged status closed payment_method comment note")},
-		{name: "notices", required: []string{"notice"}, entry: noticeOf,
+		{name: "notices", required: words("notice borrower"), entry: noticeOf,
 			columns: words("notice borrower recipient group categories library type created sent failed loan request fee address body note")},
 	}
+}
+
+// points returns the columns that name another record, with the kind of it.
+func (k *fileKind) points() map[string]circulation.Kind {
+	points := map[string]circulation.Kind{"loan": circulation.KindLoan, "request": circulation.KindRequest, "fee": circulation.KindFee}
+	for column := range points {
+		if column == k.columns[0] || !slices.Contains(k.columns, column) {
+			delete(points, column)
+		}
+	}
+	return points
 }
 
 func words(s string) []string { return strings.Fields(s) }
@@ -136,7 +148,8 @@ func noticeOf(r *row) circulation.Entry {
 type row struct {
 	value   func(column string) string
 	times   func(string) (time.Time, error)
-	cleared bool // a check-in cleared its marks
+	cleared bool            // a check-in cleared its marks
+	dropped map[string]bool // columns that point at what is not there, and are empty now
 	err     error
 }
 
@@ -148,6 +161,9 @@ func (r *row) fail(column, format string, args ...any) {
 
 // text returns a value without the spaces that fixed-width columns leave around it.
 func (r *row) text(column string) string {
+	if r.dropped[column] {
+		return ""
+	}
 	s := strings.TrimSpace(r.value(column))
 	if !utf8.ValidString(s) {
 		r.fail(column, "not UTF-8; export the file as UTF-8")

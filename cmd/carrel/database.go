@@ -30,6 +30,7 @@ type database struct {
 	db      *sql.DB
 	path    string
 	created bool
+	info    os.FileInfo // of the file as it was opened
 }
 
 // openDatabase opens what a DSN names. Every error is one line that says what to do.
@@ -89,7 +90,8 @@ func (d *database) prepare(mode openMode) error {
 			return fmt.Errorf("%s: the database cannot be created: %w", d.path, reason(err))
 		}
 		d.created = true
-		return f.Close()
+		d.info, err = f.Stat()
+		return errors.Join(err, f.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", d.path, reason(err))
@@ -106,6 +108,7 @@ func (d *database) prepare(mode openMode) error {
 		return fmt.Errorf("%s: the database cannot be opened: %w", d.path, reason(err))
 	}
 	defer f.Close()
+	d.info = info
 	magic := make([]byte, len(sqliteMagic))
 	switch n, err := io.ReadFull(f, magic); {
 	case n == 0 && mode == createIt: // as mktemp leaves it
@@ -185,14 +188,65 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
-// abandon closes the database and, when this run created it, removes it: nothing is left half done.
+// abandon closes the database and, when this run created it and it holds nothing, removes it: nothing is left
+// half done. Another import may have filled it meanwhile, so the file goes only while nobody else has it.
 func (d *database) abandon() {
 	d.db.Close()
-	if d.created {
-		for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+	if !d.created {
+		return
+	}
+	ctx := context.Background()
+	db, err := sql.Open("sqlite", sqlite.DSN(d.path))
+	if err != nil {
+		return
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	if _, err := db.ExecContext(ctx, "PRAGMA busy_timeout = 50; PRAGMA locking_mode = EXCLUSIVE"); err != nil {
+		return
+	}
+	// SQLite leaves the write-ahead log only when this is the only connection, and keeps the lock it takes for it.
+	var mode string
+	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode = DELETE").Scan(&mode); err != nil || mode != "delete" {
+		return
+	}
+	if _, err := db.ExecContext(ctx, "BEGIN EXCLUSIVE"); err != nil {
+		return
+	}
+	if (&database{db: db, path: d.path}).isEmpty(ctx) {
+		if os.Remove(d.path) != nil { // Windows removes no file that is open, by us or by others
+			db.Close()
+			os.Remove(d.path)
+		}
+		for _, suffix := range []string{"-wal", "-shm", "-journal"} {
 			os.Remove(d.path + suffix)
 		}
 	}
+}
+
+// isEmpty reports whether the database holds no record and nobody, or has no tables at all.
+func (d *database) isEmpty(ctx context.Context) bool {
+	if ours, err := d.ours(ctx); err != nil || !ours {
+		return false
+	}
+	var tables, filled bool
+	if err := d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'records')").Scan(&tables); err != nil {
+		return false
+	}
+	if !tables {
+		return true
+	}
+	err := d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM records) OR EXISTS (SELECT 1 FROM persons)").Scan(&filled)
+	return err == nil && !filled
+}
+
+// isThere returns an error when the file was removed or replaced since it was opened: then what was written is
+// in a file without a name.
+func (d *database) isThere() error {
+	if now, err := os.Stat(d.path); err != nil || !os.SameFile(now, d.info) {
+		return fmt.Errorf("%s: was removed or replaced by another program meanwhile; what was imported is lost; run it again", d.path)
+	}
+	return nil
 }
 
 func (d *database) close() error {

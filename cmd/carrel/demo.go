@@ -38,7 +38,7 @@ Exit status 1: the search found a borrower that should be gone.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if d.loans < 1 || d.loans > 10_000_000 {
-				return fmt.Errorf("%s: --loans must be 1 to 10000000", cmd.CommandPath())
+				return fmt.Errorf("%s--loans must be 1 to 10000000", place(cmd))
 			}
 			d.cmd, d.at = cmd, time.Now().Truncate(time.Second)
 			d.say = cmd.OutOrStdout()

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +24,7 @@ input, and writes one decision for each, in the same order. Nothing is stored an
   export-from-lms | carrel explain --policy policy.yaml | grep '"keep"'`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return fmt.Errorf("%s: one file at a time, got %d", cmd.CommandPath(), len(args))
+				return fmt.Errorf("%sone file at a time, got %d", place(cmd), len(args))
 			}
 			return nil
 		},
@@ -38,7 +37,7 @@ input, and writes one decision for each, in the same order. Nothing is stored an
 				e.name = args[0]
 			}
 			if policyFile == "-" && e.name == "-" {
-				return fmt.Errorf("%s: the policy and the records cannot both come from standard input", cmd.CommandPath())
+				return fmt.Errorf("%sthe policy and the records cannot both come from standard input", place(cmd))
 			}
 			var err error
 			if e.policy, err = readPolicy(cmd, policyFile); err != nil {
@@ -78,11 +77,14 @@ func openRecords(cmd *cobra.Command, name string) (io.ReadCloser, error) {
 	if name == "-" {
 		return unpack(io.NopCloser(cmd.InOrStdin()), "standard input")
 	}
-	f, err := os.Open(name)
+	f, err := openFile(cmd.Context(), name)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, reason(err))
+		return nil, err
 	}
-	return unpack(f, name)
+	return unpack(struct {
+		io.Reader
+		io.Closer
+	}{interruptible{cmd.Context(), f}, f}, name)
 }
 
 // decide appends the decision on r as one line.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func FuzzFlatObject(f *testing.F) {
@@ -10,7 +12,7 @@ func FuzzFlatObject(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
-		object, err := flatObject(line)
+		object, err := flatObject(line, func(string) bool { return true })
 		if err == nil && object == nil {
 			t.Error("neither an object nor an error")
 		}
@@ -59,4 +61,23 @@ func formatAmount(a int64) string {
 	}
 	cents := "0" + thousands(int(a%100))
 	return sign + strings.ReplaceAll(thousands(int(a/100)), ",", "") + "." + cents[len(cents)-2:]
+}
+
+// What is well formed loses nothing when it is decoded.
+func FuzzWellFormed(f *testing.F) {
+	for _, s := range []string{`"a"`, `"\ud83d\ude00"`, `"\ud83d"`, `"\\ud83d"`, `"\ude00\ud83d"`, "\"\xff\""} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) {
+		var s string
+		if json.Unmarshal(line, &s) != nil {
+			return
+		}
+		written := strings.Contains(string(line), "\ufffd") || strings.Contains(strings.ToLower(string(line)), `\ufffd`)
+		if lost := strings.Contains(s, "\ufffd") && !written; lost && wellFormed(line) == nil {
+			t.Errorf("%q is read as %q", line, s)
+		} else if utf8.Valid(line) && !strings.Contains(s, "\ufffd") && wellFormed(line) != nil {
+			t.Errorf("%q is refused", line)
+		}
+	})
 }

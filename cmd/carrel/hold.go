@@ -4,13 +4,14 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -46,25 +47,39 @@ func (h *holdFlags) borrowers(cmd *cobra.Command) ([]circulation.Borrower, error
 	if err := needed(cmd, "db", "ref"); err != nil {
 		return nil, err
 	}
-	if (h.borrower == "") == (h.borrowerFile == "") {
-		return nil, fmt.Errorf("%s: want either --borrower or --borrower-file", cmd.CommandPath())
+	if cmd.Flags().Changed("borrower") == (h.borrowerFile != "") {
+		return nil, fmt.Errorf("%swant either --borrower or --borrower-file", place(cmd))
 	}
-	if h.borrower != "" {
-		return []circulation.Borrower{circulation.Borrower(h.borrower)}, nil
+	if h.borrowerFile == "" {
+		b := strings.TrimSpace(h.borrower)
+		if b == "" || !plain(b) {
+			return nil, fmt.Errorf("%s--borrower is blank or not UTF-8", place(cmd))
+		}
+		return []circulation.Borrower{circulation.Borrower(b)}, nil
 	}
 	in, name := cmd.InOrStdin(), "standard input"
 	if h.borrowerFile != "-" {
-		f, err := os.Open(h.borrowerFile)
+		f, err := openFile(cmd.Context(), h.borrowerFile)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", h.borrowerFile, reason(err))
+			return nil, err
 		}
 		defer f.Close()
-		in, name = f, h.borrowerFile
+		in, name = interruptible{cmd.Context(), f}, h.borrowerFile
+	}
+	text := bufio.NewReader(in)
+	if start, _ := text.Peek(2); string(start) == "\xff\xfe" || string(start) == "\xfe\xff" {
+		return nil, fmt.Errorf("%s: the file is UTF-16; save it as UTF-8", name)
 	}
 	var all []circulation.Borrower
-	s := bufio.NewScanner(in)
-	for s.Scan() {
-		if b := circulation.Borrower(strings.TrimSpace(s.Text())); b != "" && !slices.Contains(all, b) {
+	seen := map[circulation.Borrower]bool{}
+	s := bufio.NewScanner(text)
+	for line := 1; s.Scan(); line++ {
+		b := strings.TrimSpace(strings.TrimPrefix(s.Text(), "\ufeff"))
+		if !plain(b) {
+			return nil, fmt.Errorf("%s:%d: not a text in UTF-8; save the file as UTF-8", name, line)
+		}
+		if b := circulation.Borrower(b); b != "" && !seen[b] {
+			seen[b] = true
 			all = append(all, b)
 		}
 	}
@@ -77,6 +92,24 @@ func (h *holdFlags) borrowers(cmd *cobra.Command) ([]circulation.Borrower, error
 	return all, nil
 }
 
+// plain reports whether s is UTF-8 without the zero bytes of UTF-16 that is taken for it.
+func plain(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
+
+// unknown returns how many of the borrowers the database has never heard of.
+func (d *database) unknown(ctx context.Context, borrowers []circulation.Borrower) (n int, err error) {
+	for _, b := range borrowers {
+		var one int
+		err := d.db.QueryRowContext(ctx, "SELECT 1 FROM persons WHERE borrower = ?", string(b)).Scan(&one)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			n++
+		case err != nil:
+			return n, d.refused(ctx, err)
+		}
+	}
+	return n, nil
+}
+
 func newHoldAdd() *cobra.Command {
 	var h holdFlags
 	var until, zone string
@@ -86,7 +119,7 @@ func newHoldAdd() *cobra.Command {
 		Short: "Set a legal hold on borrowers",
 		Long: `Sets a legal hold on one or more borrowers. While it lasts, nothing of theirs is unlinked; a date as --until means
 through the end of that day. Adding a hold with the same reference again changes its end. A borrower of whom the
-database has no record yet is accepted: they may be imported later.`,
+database has no record yet is accepted, because they may be imported later, and counted, because they may be misspelt.`,
 		Example: `  echo p-77 | carrel hold add --db library.db --borrower-file - --ref "case 2026-114"
   carrel hold add --db library.db --borrower p-77 --ref "case 2026-114" --until 2027-01-31 --zone Europe/Stockholm`,
 		Args: noArgs,
@@ -107,7 +140,11 @@ database has no record yet is accepted: they may be imported later.`,
 				return errors.New("--until: that time has passed; the hold would protect nothing")
 			}
 			return withDatabase(cmd.Context(), h.dsn, readWrite, func(d *database) error {
-				err := d.together(cmd.Context(), func(store *sqlite.Circulation) error {
+				unknown, err := d.unknown(cmd.Context(), borrowers)
+				if err != nil {
+					return err
+				}
+				err = d.together(cmd.Context(), func(store *sqlite.Circulation) error {
 					for _, b := range borrowers {
 						if err := store.AddHold(cmd.Context(), circulation.Hold{Borrower: b, Ref: h.ref, Until: end}); err != nil {
 							return err
@@ -118,7 +155,7 @@ database has no record yet is accepted: they may be imported later.`,
 				if err != nil {
 					return err
 				}
-				return reportHolds(cmd, asJSON, "held", len(borrowers), h.ref)
+				return reportHolds(cmd, asJSON, "held", len(borrowers), unknown, h.ref)
 			})
 		},
 	}
@@ -164,7 +201,7 @@ func newHoldRelease() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return reportHolds(cmd, asJSON, "released", len(borrowers), h.ref)
+				return reportHolds(cmd, asJSON, "released", len(borrowers), 0, h.ref)
 			})
 		},
 	}
@@ -259,6 +296,9 @@ func printHolds(out io.Writer, listed []listedHold) error {
 
 // parseUntil returns the first instant at which a hold no longer holds. A date means through its end.
 func parseUntil(s string, zone *time.Location) (time.Time, error) {
+	if strings.HasPrefix(s, "9999-") { // some systems' word for no end
+		return time.Time{}, errors.New("--until: leave --until out to hold until released")
+	}
 	if day, err := time.Parse(time.DateOnly, s); err == nil {
 		s = day.AddDate(0, 0, 1).Format(time.DateOnly)
 	}
@@ -297,10 +337,18 @@ func (d *database) together(ctx context.Context, do func(*sqlite.Circulation) er
 	return nil
 }
 
-func reportHolds(cmd *cobra.Command, asJSON bool, what string, n int, ref string) error {
+func reportHolds(cmd *cobra.Command, asJSON bool, what string, n, unknown int, ref string) error {
 	if asJSON {
-		return printJSON(cmd, map[string]any{"ref": ref, what: n})
+		report := map[string]any{"ref": ref, what: n}
+		if what == "held" {
+			report["unknown"] = unknown
+		}
+		return printJSON(cmd, report)
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s under %s\n", what, plural(n, "borrower"), oneLine(ref))
+	warning := ""
+	if unknown > 0 {
+		warning = fmt.Sprintf(", %s of them not known here: check the spelling", thousands(unknown))
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s under %s%s\n", what, plural(n, "borrower"), oneLine(ref), warning)
 	return err
 }

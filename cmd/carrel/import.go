@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +24,7 @@ const maxListed = 20 // bad rows of a file that are listed; the rest is counted
 
 func newImport() *cobra.Command {
 	var dsn, mapFile, zoneName string
-	var asJSON bool
+	var asJSON, dropUnknown bool
 	files := map[string]*[]string{}
 	cmd := &cobra.Command{
 		Use:   "import --db DSN [--patrons FILE] [--loans FILE] …",
@@ -55,16 +57,17 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 			var imports []*importFile
 			for _, kind := range fileKinds() {
 				for _, name := range *files[kind.name] {
-					f, err := openImport(kind, name, mapFile, m[kind.name], circulation.Times(zone))
+					f, err := openImport(cmd.Context(), kind, name, mapFile, m[kind.name], circulation.Times(zone))
 					if err != nil {
 						return err
 					}
 					defer f.rows.close()
+					f.dropUnknown = dropUnknown
 					imports = append(imports, f)
 				}
 			}
 			if len(imports) == 0 {
-				return fmt.Errorf("%s: nothing to import; name at least one file, as in --loans loans.csv", cmd.CommandPath())
+				return fmt.Errorf("%snothing to import; name at least one file, as in --loans loans.csv", place(cmd))
 			}
 			return importAll(cmd, dsn, imports, asJSON)
 		},
@@ -74,6 +77,7 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 		files[kind.name] = cmd.Flags().StringArray(kind.name, nil, fmt.Sprintf("file of %s: .csv, .csv.gz, .jsonl or .jsonl.gz; may be repeated", kind.name))
 	}
 	cmd.Flags().StringVar(&mapFile, "map", "", "file that says what the columns are called (YAML)")
+	cmd.Flags().BoolVar(&dropUnknown, "drop-unknown-pointers", false, "import rows that point at records that are not in the database, without the pointer")
 	cmd.Flags().StringVar(&zoneName, "zone", "UTC", "time zone of times that name none")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -111,21 +115,27 @@ type importFile struct {
 	ignored map[string]bool
 	mapped  bool // by a map file
 
+	points      map[string]circulation.Kind // columns that name another record
+	exists      func(circulation.Kind, string) (bool, error)
+	dropUnknown bool
+
 	count   int // rows read
 	line    int // of the row read last
 	cleared int
+	dropped int        // pointers at what is not in the database
+	unknown int        // the same, when that is an error
 	bad     int        // rows that are wrong
 	listed  []rowError // the first of them
 	broken  error      // the file itself could not be read to its end
 }
 
 // openImport opens a file and sees to it that the columns are there, before anything is written.
-func openImport(kind fileKind, name, mapFile string, renamed map[string]source, times func(string) (time.Time, error)) (*importFile, error) {
-	rows, err := openRows(name)
+func openImport(ctx context.Context, kind fileKind, name, mapFile string, renamed map[string]source, times func(string) (time.Time, error)) (*importFile, error) {
+	rows, err := openRows(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	f := &importFile{kind: kind, rows: rows, times: times, sources: map[string]source{}, ignored: map[string]bool{}, mapped: renamed != nil}
+	f := &importFile{kind: kind, rows: rows, times: times, points: kind.points(), sources: map[string]source{}, ignored: map[string]bool{}, mapped: renamed != nil}
 	for _, column := range kind.columns {
 		if s, ok := renamed[column]; ok {
 			f.sources[column] = s
@@ -133,11 +143,45 @@ func openImport(kind fileKind, name, mapFile string, renamed map[string]source, 
 			f.sources[column] = source{column: column}
 		}
 	}
+	rows.known = f.reads
 	if err := f.checkHeader(mapFile, renamed); err != nil {
 		rows.close()
 		return nil, err
 	}
 	return f, nil
+}
+
+// reads reports whether a column of the file is one that its kind has, or that the map file names.
+func (f *importFile) reads(column string) bool {
+	if slices.Contains(f.kind.columns, column) {
+		return true
+	}
+	for _, s := range f.sources {
+		if s.column == column {
+			return true
+		}
+	}
+	return false
+}
+
+// names returns what the columns may be called in a message: nothing, when no column is one that we know. Then
+// what stands there may be no header at all but somebody's loan.
+func (f *importFile) names() (names []string) {
+	if !slices.ContainsFunc(f.rows.header, f.reads) {
+		return nil
+	}
+	for _, name := range f.rows.header {
+		if isColumnName(name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func isColumnName(s string) bool {
+	return s != "" && len(s) <= 40 && !strings.ContainsFunc(s, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("_-. ", r)
+	})
 }
 
 func (f *importFile) checkHeader(mapFile string, renamed map[string]source) error {
@@ -146,7 +190,7 @@ func (f *importFile) checkHeader(mapFile string, renamed map[string]source) erro
 	}
 	for _, column := range f.kind.columns {
 		if s, ok := renamed[column]; ok && s.column != "" && !slices.Contains(f.rows.header, s.column) {
-			return fmt.Errorf("%s: has no column %q, which %s:%d wants for %s%s", f.rows.name, s.column, mapFile, s.line, column, nearest.Hint(s.column, f.rows.header))
+			return fmt.Errorf("%s: has no column %q, which %s:%d wants for %s%s", f.rows.name, s.column, mapFile, s.line, column, nearest.Hint(s.column, f.names()))
 		}
 	}
 	var missing []string
@@ -154,13 +198,20 @@ func (f *importFile) checkHeader(mapFile string, renamed map[string]source) erro
 	for _, column := range f.kind.required {
 		if s := f.sources[column]; s.column != "" && !slices.Contains(f.rows.header, s.column) {
 			missing = append(missing, column)
-			if w := nearest.Word(column, f.rows.header); w != "" {
+			if w := nearest.Word(column, f.names()); w != "" {
 				hint += fmt.Sprintf("; did you mean its column %q to be %s?", w, column)
 			}
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("%s: has no column %s%s; rename it there or with --map", f.rows.name, strings.Join(missing, " and no column "), hint)
+		rename, none := "; rename it there or with --map", ""
+		if hint != "" {
+			rename = " Rename it there or with --map"
+		}
+		if last := missing[len(missing)-1]; last != f.kind.columns[0] {
+			none = fmt.Sprintf("; if there is none on purpose, the map says %s: ~, and records that are in the database lose theirs", last)
+		}
+		return fmt.Errorf("%s: has no column %s%s%s%s", f.rows.name, strings.Join(missing, " and no column "), hint, rename, none)
 	}
 	return nil
 }
@@ -202,6 +253,9 @@ func (f *importFile) noteIgnored(keys []string) {
 		for _, s := range f.sources {
 			used = used || s.column == key
 		}
+		if !used && f.rows.header == nil && !isColumnName(key) {
+			key = "(a key that is no column name)"
+		}
 		if !used && key != "" && len(f.ignored) < 1000 {
 			f.ignored[key] = true
 		}
@@ -233,9 +287,78 @@ func (f *importFile) read(p *progress, hand func(*row) (good bool)) error {
 			return f.broken
 		}
 		if !hand(r) {
-			return nil
+			return f.broken
 		}
 	}
+}
+
+// unfit says what makes an entry unfit to be stored, in words of our own: the package's name the record, whose ID
+// is a borrower where the columns are mixed up.
+func unfit(e circulation.Entry) error {
+	parts, err := e.Parts()
+	switch {
+	case err == nil:
+		return nil
+	case len(parts.Links) > 0 && parts.Links[0].Role != circulation.RoleBorrower:
+		return fmt.Errorf("the %s names a %s but no borrower", parts.Facts.Kind, parts.Links[0].Role)
+	}
+	return fmt.Errorf("the %s contradicts itself", parts.Facts.Kind)
+}
+
+// checkPointers looks for the records that a row points at. One that is not there makes the row a bad one, or is
+// dropped if that was asked for.
+func (f *importFile) checkPointers(r *row) error {
+	for _, column := range f.kind.columns[1:] {
+		kind, ok := f.points[column]
+		if !ok {
+			continue
+		}
+		id := r.text(column)
+		if id == "" || r.err != nil {
+			continue
+		}
+		there, err := f.exists(kind, id)
+		switch {
+		case err != nil:
+			return err
+		case there:
+		case f.dropUnknown:
+			if r.dropped == nil {
+				r.dropped = map[string]bool{}
+			}
+			r.dropped[column] = true
+			f.dropped++
+		default:
+			f.unknown++
+			r.fail(column, "names a %s that is not in the database", kind)
+		}
+	}
+	return nil
+}
+
+// lookUp returns a function that looks for records in the database. The transaction that takes the file over
+// is not its own; but no record points at one of its own kind, so what that adds does not matter.
+func (d *database) lookUp(ctx context.Context) (exists func(circulation.Kind, string) (bool, error), done func(), err error) {
+	db, err := sql.Open("sqlite", sqlite.DSNReadOnly(d.path))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: cannot be opened: %w", d.path, err)
+	}
+	find, err := db.PrepareContext(ctx, "SELECT 1 FROM records WHERE n >> 40 = ? AND id = ?")
+	if err != nil {
+		db.Close()
+		return nil, nil, d.refused(ctx, err)
+	}
+	exists = func(kind circulation.Kind, id string) (bool, error) {
+		var one int
+		switch err := find.QueryRowContext(ctx, int64(kind)-1, id).Scan(&one); {
+		case errors.Is(err, sql.ErrNoRows):
+			return false, nil
+		case err != nil:
+			return false, d.refused(ctx, err)
+		}
+		return true, nil
+	}
+	return exists, func() { find.Close(); db.Close() }, nil
 }
 
 func (f *importFile) note(e rowError) {
@@ -248,12 +371,13 @@ func (f *importFile) note(e rowError) {
 func (f *importFile) entries(p *progress) iter.Seq2[circulation.Entry, error] {
 	return func(yield func(circulation.Entry, error) bool) {
 		err := f.read(p, func(r *row) bool {
+			if err := f.checkPointers(r); err != nil {
+				f.broken = err
+				return false
+			}
 			e := f.kind.entry(r)
 			if r.err == nil {
-				_, err := e.Parts()
-				if r.err = err; err != nil {
-					r.err = errors.New(strings.TrimPrefix(err.Error(), "circulation: "))
-				}
+				r.err = unfit(e)
 			}
 			if r.err != nil {
 				f.note(rowError{f.line, r.err.Error()})
@@ -330,6 +454,9 @@ func importAll(cmd *cobra.Command, dsn string, imports []*importFile, asJSON boo
 	if err := d.close(); err != nil {
 		return err
 	}
+	if err := d.isThere(); err != nil {
+		return err
+	}
 	report.Seconds = time.Since(start).Seconds()
 	if asJSON {
 		return printJSON(cmd, report)
@@ -339,6 +466,14 @@ func importAll(cmd *cobra.Command, dsn string, imports []*importFile, asJSON boo
 
 // save hands the file to the store and explains what went wrong.
 func (f *importFile) save(ctx context.Context, d *database, stderr io.Writer) (circulation.Saved, error) {
+	if len(f.points) > 0 {
+		exists, done, err := d.lookUp(ctx)
+		if err != nil {
+			return circulation.Saved{}, err
+		}
+		defer done()
+		f.exists = exists
+	}
 	p := newProgress(stderr, f.rows.name, f.rows.size)
 	var saved circulation.Saved
 	var err error
@@ -362,7 +497,11 @@ func (f *importFile) save(ctx context.Context, d *database, stderr io.Writer) (c
 		if f.bad > maxListed {
 			more = fmt.Sprintf(", of which the first %d are listed", maxListed)
 		}
-		return saved, fmt.Errorf("%s: %s%s; nothing of the file was imported", f.rows.name, plural(f.bad, "bad row"), more)
+		hint := ""
+		if f.unknown > 0 {
+			hint = "; import what they point at first, or say --drop-unknown-pointers if it is gone for good"
+		}
+		return saved, fmt.Errorf("%s: %s%s; nothing of the file was imported%s", f.rows.name, plural(f.bad, "bad row"), more, hint)
 	case errors.As(err, &pointer):
 		// Without the ID: where the columns are mixed up, it is a borrower.
 		return saved, fmt.Errorf("%s:%d: the %s points at a %s that is not in the database; import that first (nothing of the file was imported)",
@@ -376,7 +515,7 @@ func (f *importFile) save(ctx context.Context, d *database, stderr io.Writer) (c
 func (f *importFile) report(s circulation.Saved) fileReport {
 	return fileReport{Kind: f.kind.name, File: f.rows.name, Rows: f.count,
 		Added: s.Added, Updated: s.Updated, Same: s.Same, AlreadyUnlinked: s.AlreadyUnlinked,
-		PointersDropped: s.PointersDropped, MarksCleared: f.cleared,
+		PointersDropped: s.PointersDropped + f.dropped, MarksCleared: f.cleared,
 		IgnoredColumns: slices.AppendSeq([]string{}, slices.Values(slices.Sorted(maps.Keys(f.ignored))))}
 }
 
@@ -408,7 +547,7 @@ func (r importReport) print(out io.Writer, imports []*importFile) error {
 				notes[j] += " (or is it " + w + "?)"
 			}
 		}
-		if _, err := fmt.Fprintf(out, "%s: columns that carrel does not read: %s\n", f.File, strings.Join(notes, ", ")); err != nil {
+		if _, err := fmt.Fprintf(out, "%s: columns that carrel does not read: %s\n", oneLine(f.File), oneLine(strings.Join(notes, ", "))); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,7 +93,7 @@ func TestImport(t *testing.T) {
 
 func TestImportKnowsNull(t *testing.T) {
 	db := newDB(t)
-	importJSON(t, "--db", db, "--loans", file(t, "l.csv", "loan,borrower,returned\nl1,NULL,2026-01-01\nl2,p1,\\N\n"))
+	importJSON(t, "--db", db, "--loans", file(t, "l.csv", "loan,borrower,returned\nl1, NULL,2026-01-01\nl2,p1,\\N \n"))
 	plan := sweepJSON(t, "--db", db, "--policy", file(t, "p.yaml", simplePolicy), "--dry-run")
 	assert.Equal(t, 1, plan.Kinds["loan"].LinkedBefore, "nobody is called NULL")
 }
@@ -102,15 +103,20 @@ func TestImportRefuses(t *testing.T) {
 	for _, c := range []struct{ name, flag, file, text, want string }{
 		{"empty", "--loans", "l.csv", "", "the file is empty"},
 		{"empty jsonl", "--loans", "l.jsonl", "", "the file is empty"},
-		{"no id", "--loans", "l.csv", "lone,borrower\nx,y\n", `has no column loan; did you mean its column "lone" to be loan?`},
-		{"no borrower", "--loans", "l.csv", "loan,borower\nx,y\n", `has no column borrower; did you mean its column "borower"`},
+		{"no id", "--loans", "l.csv", "lone,borrower,returned\nx,y,\n", `has no column loan; did you mean its column "lone" to be loan?`},
+		{"no borrower", "--loans", "l.csv", "loan,borower,returned\nx,y,\n", `has no column borrower; did you mean its column "borower"`},
 		{"no patron", "--patrons", "p.csv", "id,group\nx,y\n", "has no column patron"},
 		{"semicolons", "--loans", "l.csv", "loan;borrower\nx;y\n", "not separated by commas"},
 		{"twice", "--loans", "l.csv", "loan,borrower,borrower\nx,y,z\n", "columns 2 and 3 have the same name"},
 		{"utf-16", "--loans", "l.csv", "\xff\xfel\x00o\x00", "UTF-16"},
 		{"name", "--loans", "l.txt", head, "want .csv, .csv.gz, .jsonl or .jsonl.gz"},
 		{"gzip", "--loans", "l.csv.gz", "\x1f\x8b\x08", "ends too early"},
-		{"pointer", "--fees", "f.csv", "fee,loan,status\nf1,,open\nf2,l77,open\n", "f.csv:3: the fee points at a loan that is not in the database"},
+		{"no returned", "--loans", "l.csv", "loan,borrower,return\nx,y,\n", `has no column returned; did you mean its column "return" to be returned? Rename it there or with --map; if there is none on purpose, the map says returned: ~`},
+		{"no pointer", "--fees", "f.csv", "fee,borrower,status\nx,y,open\n", "has no column loan"},
+		{"no request's borrower", "--requests", "r.csv", "request,who\nx,y\n", "has no column borrower"},
+		{"no sharing's borrower", "--sharing", "s.csv", "sharing\nx\n", "has no column borrower"},
+		{"no notice's borrower", "--notices", "n.csv", "notice\nx\n", "has no column borrower"},
+		{"long row", "--loans", "l.csv", "loan,borrower,returned\nl1,\"" + strings.Repeat("x\n", 9<<20), "after line 1: more than 16 MiB"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			db := newDB(t)
@@ -126,15 +132,21 @@ func TestImportRefuses(t *testing.T) {
 		{"fields", "--loans", "l.csv", head + "l1,p1\n", ":2: not as many fields"},
 		{"quote", "--loans", "l.csv", head + "l1,\"p\"1,,,,\n", ":2: not CSV"},
 		{"utf-8", "--loans", "l.csv", head + "l1,p\xe5,,,,\n", ":2: column borrower: not UTF-8"},
-		{"proxy", "--requests", "r.csv", "request,borrower,proxy\nr1,,p2\n", ":2: request r1 names a proxy but no borrower"},
-		{"two ends", "--requests", "r.csv", "request,filled,expired\nr1,2026-01-01,2026-01-02\n", ":2: column expired: has a date, and so has filled"},
-		{"status", "--fees", "f.csv", "fee,status\nf1,payed\n", `:2: column status: want open, in-process, paid, waived or exported; did you mean "paid"?`},
-		{"no status", "--fees", "f.csv", "fee,amount\nf1,3\n", ":2: column status: is empty"},
-		{"amount", "--fees", "f.csv", "fee,amount,status\nf1,\"1,50\",open\n", ":2: column amount: want an amount"},
-		{"open but closed", "--fees", "f.csv", "fee,status,closed\nf1,open,2026-01-01\n", ":2: column closed: has a date"},
-		{"state", "--sharing", "s.csv", "sharing,state\ns1,compleeted\n", `:2: column state: want nothing, requested, shipped, received, completed, cancelled or rejected; did you mean "completed"?`},
+		{"proxy", "--requests", "r.csv", "request,borrower,proxy\nr1,,p2\n", ":2: the request names a proxy but no borrower"},
+		{"two ends", "--requests", "r.csv", "request,borrower,filled,expired\nr1,,2026-01-01,2026-01-02\n", ":2: column expired: has a date, and so has filled"},
+		{"pointer", "--fees", "f.csv", "fee,loan,borrower,status\nf1,,,open\nf2,l77,,open\n", ":3: column loan: names a loan that is not in the database"},
+		{"status", "--fees", "f.csv", "fee,loan,borrower,status\nf1,,,payed\n", `:2: column status: want open, in-process, paid, waived or exported; did you mean "paid"?`},
+		{"no status", "--fees", "f.csv", "fee,loan,borrower,status,amount\nf1,,,,3\n", ":2: column status: is empty"},
+		{"amount", "--fees", "f.csv", "fee,loan,borrower,amount,status\nf1,,,\"1,50\",open\n", ":2: column amount: want an amount"},
+		{"open but closed", "--fees", "f.csv", "fee,loan,borrower,status,closed\nf1,,,open,2026-01-01\n", ":2: column closed: has a date"},
+		{"state", "--sharing", "s.csv", "sharing,borrower,state\ns1,,compleeted\n", `:2: column state: want nothing, requested, shipped, received, completed, cancelled or rejected; did you mean "completed"?`},
 		{"history", "--patrons", "p.csv", "patron,history\np1,forgit\n", `:2: column history: want nothing, keep or forget; did you mean "forget"?`},
-		{"jsonl", "--loans", "l.jsonl", "{\"loan\":\"l1\",\"borrower\":\"p1\"}\n{\"loan\":\"l2\",\n", ":2: not JSON"},
+		{"jsonl", "--loans", "l.jsonl", "{\"loan\":\"l1\",\"borrower\":\"p1\",\"returned\":null}\n{\"loan\":\"l2\",\n", ":2: not JSON"},
+		{"jsonl returned", "--loans", "l.jsonl", `{"loan":"l1","borrower":"p1"}`, ":1: key returned is missing"},
+		{"jsonl utf-8", "--loans", "l.jsonl", "{\"loan\":\"l1\",\"borrower\":\"p\xe5\",\"returned\":null}", ":1: not UTF-8"},
+		{"jsonl half", "--loans", "l.jsonl", `{"loan":"l1","borrower":"p\ud83d","returned":null}`, ":1: a \\u escape is half of a character"},
+		{"jsonl other half", "--loans", "l.jsonl", `{"loan":"l1","borrower":"p\udcd6","returned":null}`, ":1: a \\u escape is half of a character"},
+		{"jsonl unknown twice", "--loans", "l.jsonl", `{"loan":"l1","borrower":"p1","returned":null,"p-7":1,"p-7":2}`, ":1: a key appears twice"},
 		{"jsonl key", "--loans", "l.jsonl", "{\"loan\":\"l1\"}\n", ":1: key borrower is missing"},
 		{"jsonl twice", "--loans", "l.jsonl", "{\"loan\":\"l1\",\"borrower\":\"a\",\"borrower\":\"b\"}\n", `:1: key "borrower" appears twice`},
 		{"jsonl object", "--loans", "l.jsonl", "{\"loan\":\"l1\",\"borrower\":{}}\n", ":1: key \"borrower\": want a plain value"},
@@ -154,7 +166,7 @@ func TestImportRefuses(t *testing.T) {
 func TestImportIsAtomicPerFile(t *testing.T) {
 	db := newDB(t)
 	loans := file(t, "loans.csv", loansCSV)
-	fees := file(t, "fees.csv", "fee,borrower,status\nf0,p1,open\n"+strings.Repeat("f1,p1,oops\n", 25)+"f2,p1,open\n")
+	fees := file(t, "fees.csv", "fee,loan,borrower,status\nf0,,p1,open\n"+strings.Repeat("f1,,p1,oops\n", 25)+"f2,,p1,open\n")
 	r := carrel(t, "import", "--db", db, "--loans", loans, "--fees", fees)
 	assert.Equal(t, exitFailed, r.code)
 	assert.Contains(t, r.stderr, "fees.csv:3: column status")
@@ -186,6 +198,7 @@ func TestImportMap(t *testing.T) {
 loans:
   loan: id
   borrower: who
+  returned: ~
   lost: {column: fine, is: [LOST]}
   library: {constant: main}
   type: {column: state, values: {OUT: book}, otherwise: ""}
@@ -200,14 +213,16 @@ loans:
 		{"", "the map is empty"},
 		{"loanz: {}", `map.yaml:1: unknown key "loanz"; did you mean "loans"?`},
 		{"loans:\n  loan: id\n  borower: who", `map.yaml:3: loans have no column "borower"; did you mean "borrower"?`},
-		{"loans:\n  loan: id\n  borrower: whom", `circ.csv: has no column "whom", which`},
+		{"carrel-map: 1\nloans:\n  loan: id\n  borrower: whom", `circ.csv: has no column "whom", which`},
 		{"loans:\n  loan: id\n  lost: {colunm: x}", `map.yaml:3: unknown key "colunm"; did you mean "column"?`},
 		{"loans:\n  lost: {is: [x]}", "map.yaml:2: want column"},
 		{"loans:\n  lost: {column: fine, is: [x], otherwise: y}", "is gives yes or no"},
 		{"loans:\n  loan: id\n  loan: who", "map.yaml:3: key \"loan\" appears twice"},
 		{"carrel-map: 2", "reads version 1"},
 		{"loans: [", "map.yaml: "},
-		{"loans: {}", `has no column loan and no column borrower`},
+		{"carrel-map: 1\nloans: {}", `has no column loan and no column borrower`},
+		{"loans: {loan: id}", "map.yaml:1: carrel-map: 1 is missing"},
+		{"carrel-map: 1\n---\nloans: {loan: id}", "one YAML document"},
 	} {
 		t.Run(c.want, func(t *testing.T) {
 			refused(t, carrel(t, "import", "--db", newDB(t), "--loans", theirs, "--map", file(t, "map.yaml", c.text)), c.want)
@@ -288,25 +303,31 @@ func TestNoBorrowerIsEverPrinted(t *testing.T) {
 	const canary = "p-canary-1234"
 	policy := file(t, "p.yaml", simplePolicy)
 	db := newDB(t)
-	good(t, carrel(t, "import", "--db", db, "--loans", file(t, "l.csv", fmt.Sprintf("loan,borrower,proxy,comment\nl1,%s,%[1]s,%[1]s\n", canary))))
+	good(t, carrel(t, "import", "--db", db, "--loans", file(t, "l.csv", fmt.Sprintf("loan,borrower,proxy,comment,returned\nl1,%s,%[1]s,%[1]s,\n", canary))))
 	var all []result
 	for _, kind := range fileKinds() {
 		for _, column := range kind.columns[1:] {
 			header := append([]string{}, kind.required...)
 			row := make([]string, len(header))
-			for i := range row {
-				row[i] = "x1"
-			}
-			if !strings.Contains(strings.Join(header, " "), column) {
+			row[0] = "x1"
+			if !slices.Contains(header, column) {
 				header, row = append(header, column), append(row, "")
 			}
-			row[len(row)-1] = canary
+			row[slices.Index(header, column)] = canary
+			if i := slices.Index(header, "status"); i >= 0 && column != "status" {
+				row[i] = "open"
+			}
 			csv := file(t, "f.csv", strings.Join(header, ",")+"\n"+strings.Join(row, ",")+"\n")
 			all = append(all, carrel(t, "import", "--db", newDB(t), "--"+kind.name, csv))
 		}
 		all = append(all, carrel(t, "import", "--db", newDB(t), "--"+kind.name, file(t, "f.csv", canary+","+canary+"\n")))
 		all = append(all, carrel(t, "import", "--db", newDB(t), "--"+kind.name, file(t, "f.jsonl", `{"`+kind.columns[0]+`":"`+canary+`}`)))
 	}
+	all = append(all,
+		carrel(t, "import", "--db", newDB(t), "--loans", file(t, "f.csv", "borower,"+canary+"\n")),
+		carrel(t, "import", "--db", newDB(t), "--requests", file(t, "f.csv", "request,borrower,proxy\n"+canary+",,"+canary+"\n")),
+		carrel(t, "import", "--db", newDB(t), "--loans", file(t, "f.jsonl", `{"`+canary+`":1,"`+canary+`":1}`)),
+		carrel(t, "import", "--db", newDB(t), "--loans", file(t, "f.jsonl", `{"`+canary+`":{}}`)))
 	for _, key := range circulation.RecordKeys() {
 		if key != "id" { // which is said again in the decision
 			all = append(all, carrelIn(t, fmt.Sprintf(`{"kind":"loan","id":"l1","%s":"%s"}`, key, canary), "explain", "--policy", policy))

@@ -81,16 +81,43 @@ type interruptible struct {
 }
 
 func (i interruptible) Read(p []byte) (n int, err error) {
-	done := make(chan struct{})
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
 	go func() {
-		n, err = i.r.Read(p)
-		close(done)
+		n, err := i.r.Read(p)
+		done <- result{n, err}
 	}()
 	select {
-	case <-done:
-		return n, err
+	case r := <-done:
+		return r.n, r.err
 	case <-i.ctx.Done():
 		return 0, interruption("interrupted")
+	}
+}
+
+// openFile opens a file to read it. A pipe with a name, whose other end may never come, does not outlive
+// the context.
+func openFile(ctx context.Context, name string) (*os.File, error) {
+	type result struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		f, err := os.Open(name)
+		done <- result{f, err}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return nil, fmt.Errorf("%s: %w", name, reason(r.err))
+		}
+		return r.f, nil
+	case <-ctx.Done():
+		return nil, interruption(name + ": interrupted")
 	}
 }
 

@@ -134,7 +134,10 @@ func TestEveryCommandHasHelpWithExamples(t *testing.T) {
 	out := good(t, carrel(t, "sweep", "--help"))
 	assert.Contains(t, out, "carrel sweep --db library.db --policy policy.yaml --dry-run")
 	assert.Contains(t, good(t, carrel(t)), "Exit status")
+	assert.Contains(t, good(t, carrel(t, "policy")), "carrel policy init --list")
+	assert.Contains(t, good(t, carrel(t, "hold")), "carrel hold list")
 	assert.Contains(t, good(t, carrel(t, "version")), "carrel ")
+	assert.Equal(t, good(t, carrel(t, "version")), good(t, carrel(t, "--version")))
 	assert.Contains(t, good(t, carrel(t, "version", "--json")), `{"version":`)
 }
 
@@ -144,10 +147,9 @@ func TestMisuseIsOneLine(t *testing.T) {
 		want string
 	}{
 		{[]string{"sweeep"}, `did you mean "sweep"?`},
-		{[]string{"policy"}, "check, init"},
 		{[]string{"policy", "chek"}, `did you mean "check"?`},
 		{[]string{"policy", "check"}, "which file"},
-		{[]string{"sweep", "--dbb", "x"}, `no flag --dbb; did you mean "db"?`},
+		{[]string{"sweep", "--dbb", "x"}, `no flag --dbb; did you mean "--db"?`},
 		{[]string{"sweep"}, "--db is missing"},
 		{[]string{"sweep", "--db", "x.db"}, "--policy is missing"},
 		{[]string{"sweep", "extra"}, "takes no argument"},
@@ -157,8 +159,14 @@ func TestMisuseIsOneLine(t *testing.T) {
 		{[]string{"explain", "a", "b"}, "one file at a time"},
 		{[]string{"import", "--db", "x.db"}, "nothing to import"},
 		{[]string{"hold", "add", "--db", "x.db", "--ref", "r"}, "either --borrower or --borrower-file"},
+		{[]string{"--nonsense"}, "carrel: no flag --nonsense"},
+		{[]string{"policy", "check", "--josn"}, "carrel: policy check: no flag --josn; did you mean \"--json\"?"},
 	} {
-		t.Run(strings.Join(c.args, " "), func(t *testing.T) { refused(t, carrel(t, c.args...), c.want) })
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			r := carrel(t, c.args...)
+			refused(t, r, c.want)
+			assert.NotContains(t, r.stderr, "carrel: carrel")
+		})
 	}
 }
 

@@ -68,13 +68,18 @@ func parseMapping(data []byte) (mapping, error) {
 	} else if err != nil {
 		return nil, &mapError{0, strings.TrimPrefix(err.Error(), "yaml: ")}
 	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, &mapError{0, "the map is one YAML document; something follows it"}
+	}
 	m := mapping{}
 	kinds := fileKinds()
+	versioned := false
 	err := eachKey(doc.Content[0], "the map", func(key, value *yaml.Node) error {
 		if key.Value == "carrel-map" {
 			if value.Value != "1" {
 				return mapFault(value, "carrel-map: this carrel reads version 1")
 			}
+			versioned = true
 			return nil
 		}
 		i := slices.IndexFunc(kinds, func(k fileKind) bool { return k.name == key.Value })
@@ -96,6 +101,9 @@ func parseMapping(data []byte) (mapping, error) {
 			return err
 		})
 	})
+	if err == nil && !versioned {
+		err = &mapError{1, "carrel-map: 1 is missing; it is the version of the format"}
+	}
 	return m, err
 }
 

@@ -45,12 +45,12 @@ func readPolicy(cmd *cobra.Command, file string) (*anonymize.Policy, error) {
 func readFile(cmd *cobra.Command, file string, limit int64) ([]byte, error) {
 	in := cmd.InOrStdin()
 	if file != "-" {
-		f, err := os.Open(file)
+		f, err := openFile(cmd.Context(), file)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, reason(err))
+			return nil, err
 		}
 		defer f.Close()
-		in = f
+		in = interruptible{cmd.Context(), f}
 	}
 	data, err := io.ReadAll(io.LimitReader(in, limit+1))
 	switch {
@@ -118,7 +118,7 @@ Exit status: 0 all good, 1 there are warnings, 2 a file is not a valid policy or
   carrel policy init --preset strict | carrel policy check -`,
 		RunE: func(cmd *cobra.Command, files []string) error {
 			if len(files) == 0 {
-				return fmt.Errorf("%s: which file? Name one or more, or - for standard input", cmd.CommandPath())
+				return fmt.Errorf("%swhich file? Name one or more, or - for standard input", place(cmd))
 			}
 			var checked []checkedPolicy
 			var bad []error
@@ -179,10 +179,10 @@ func checkPolicy(cmd *cobra.Command, file string) (checkedPolicy, error) {
 func printChecked(out io.Writer, checked []checkedPolicy) {
 	for _, c := range checked {
 		for _, w := range c.Warnings {
-			fmt.Fprintf(out, "%s:%d: warning: %s\n", c.File, w.Line, w.Message)
+			fmt.Fprintf(out, "%s:%d: warning: %s\n", c.File, w.Line, oneLine(w.Message))
 		}
 		if c.Valid {
-			fmt.Fprintf(out, "%s: valid: %s revision %d, %s\n", c.File, c.ID, c.Revision, plural(len(c.Warnings), "warning"))
+			fmt.Fprintf(out, "%s: valid: %s revision %d, %s\n", c.File, oneLine(c.ID), c.Revision, plural(len(c.Warnings), "warning"))
 		}
 	}
 }
@@ -219,7 +219,7 @@ A file that exists is never overwritten.`,
 				if preset == "" {
 					what = "--preset is missing"
 				}
-				return fmt.Errorf("%s: %s; there are %s", cmd.CommandPath(), what, strings.Join(names, ", "))
+				return fmt.Errorf("%s%s; there are %s", place(cmd), what, strings.Join(names, ", "))
 			}
 			text, err := anonymize.Preset(preset)
 			if err != nil {

@@ -30,6 +30,7 @@ func newProgress(out io.Writer, what string, max int64) *progress {
 		max = -1
 	}
 	p.bar = progressbar.NewOptions64(max, progressbar.OptionSetWriter(out), progressbar.OptionSetDescription(what),
+		progressbar.OptionSetSpinnerChangeInterval(0), // else a goroutine goes on drawing when the job is over
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionSetWidth(30), progressbar.OptionClearOnFinish(),
 		progressbar.OptionSetElapsedTime(false), progressbar.OptionSetPredictTime(max > 0))
 	return p
@@ -48,10 +49,9 @@ func (p *progress) set(done int64, words string) {
 	}
 }
 
-// end clears the bar and stops it: one of unknown length turns by itself.
+// end clears the bar.
 func (p *progress) end() {
 	if p.bar != nil {
-		p.bar.Finish()
 		p.bar.Clear()
 	}
 }

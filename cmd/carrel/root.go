@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -26,6 +27,8 @@ Exit status: 0 good, 1 found something, 2 misuse, bad input or failure, 130 inte
   carrel import --db library.db --patrons patrons.csv --loans loans.csv.gz --fees fees.csv
   carrel sweep --db library.db --policy policy.yaml --dry-run`,
 	}, newDemo(), newPolicy(), newExplain(), newImport(), newSweep(), newHold(), newVersion())
+	root.Version = versionText()
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(flagError)
@@ -41,21 +44,26 @@ func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 		for _, sub := range subs {
 			known = append(known, sub.Name())
 		}
-		if len(args) == 0 && !cmd.HasParent() {
+		if len(args) == 0 {
 			return cmd.Help()
 		}
-		if len(args) == 0 {
-			return fmt.Errorf("%s: want one of its commands: %s", cmd.CommandPath(), strings.Join(known, ", "))
-		}
-		return fmt.Errorf("%s: no command %q%s", cmd.CommandPath(), args[0], nearest.Hint(args[0], known))
+		return fmt.Errorf("%sno command %q%s", place(cmd), args[0], nearest.Hint(args[0], known))
 	}
 	return c
+}
+
+// place begins an error with the command it is about: run says "carrel: " before it.
+func place(cmd *cobra.Command) string {
+	if !cmd.HasParent() {
+		return ""
+	}
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ") + ": "
 }
 
 // noArgs refuses arguments without repeating them: one may be a borrower that lost its flag.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return fmt.Errorf("%s: takes no argument besides its flags, got %d", cmd.CommandPath(), len(args))
+		return fmt.Errorf("%stakes no argument besides its flags, got %d", place(cmd), len(args))
 	}
 	return nil
 }
@@ -66,23 +74,26 @@ func flagError(cmd *cobra.Command, err error) error {
 	var value *pflag.InvalidValueError
 	switch {
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
-		return fmt.Errorf("%s: no flag -%.1s; see %[1]s --help", cmd.CommandPath(), unknown.GetSpecifiedShortnames())
+		return fmt.Errorf("%sno flag -%.1s; see %s --help", place(cmd), unknown.GetSpecifiedShortnames(), cmd.CommandPath())
 	case errors.As(err, &unknown):
 		var known []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { known = append(known, f.Name) })
-		name := unknown.GetSpecifiedName()
-		return fmt.Errorf("%s: no flag --%s%s", cmd.CommandPath(), name, nearest.Hint(name, known))
+		name, hint := unknown.GetSpecifiedName(), ""
+		if w := nearest.Word(name, known); w != "" {
+			hint = fmt.Sprintf("; did you mean \"--%s\"?", w)
+		}
+		return fmt.Errorf("%sno flag --%s%s", place(cmd), name, hint)
 	case errors.As(err, &value):
-		return fmt.Errorf("%s: --%s is not a good %s", cmd.CommandPath(), value.GetFlag().Name, value.GetFlag().Value.Type())
+		return fmt.Errorf("%s--%s is not a good %s", place(cmd), value.GetFlag().Name, value.GetFlag().Value.Type())
 	}
-	return fmt.Errorf("%s: %v", cmd.CommandPath(), err)
+	return fmt.Errorf("%s%v", place(cmd), err)
 }
 
 // needed returns an error when a flag that a command cannot do without is empty.
 func needed(cmd *cobra.Command, flags ...string) error {
 	for _, name := range flags {
 		if f := cmd.Flags().Lookup(name); f.Value.String() == "" {
-			return fmt.Errorf("%s: --%s is missing: %s", cmd.CommandPath(), name, f.Usage)
+			return fmt.Errorf("%s--%s is missing: %s", place(cmd), name, f.Usage)
 		}
 	}
 	return nil
@@ -100,7 +111,7 @@ func reason(err error) error {
 // oneLine keeps a message on its line, whatever a file name or a library put into it.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp) {
 			return ' '
 		}
 		return r

@@ -3,15 +3,17 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // A rowReader reads an export row by row, under the column names of the export.
@@ -22,6 +24,7 @@ type rowReader struct {
 	header []string     // CSV only; JSON Lines have keys of their own in every row
 	next   func() (rawRow, error)
 	close  func() error
+	known  func(key string) bool // JSON Lines: keys that may be repeated in a message
 }
 
 // A rawRow is one row. It is valid until the next one is read.
@@ -40,21 +43,23 @@ type rowError struct {
 func (e *rowError) Error() string { return fmt.Sprintf("line %d: %s", e.line, e.message) }
 
 // openRows opens a CSV or JSON Lines file, gzipped or not, and reads a CSV file's header.
-func openRows(name string) (*rowReader, error) {
+func openRows(ctx context.Context, name string) (*rowReader, error) {
 	format := strings.TrimSuffix(strings.ToLower(name), ".gz")
 	isCSV := strings.HasSuffix(format, ".csv")
 	if !isCSV && !strings.HasSuffix(format, ".jsonl") && !strings.HasSuffix(format, ".ndjson") {
 		return nil, fmt.Errorf("%s: the name says not what it is; want .csv, .csv.gz, .jsonl or .jsonl.gz", name)
 	}
-	f, err := os.Open(name)
+	f, err := openFile(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, reason(err))
+		return nil, err
 	}
-	r := &rowReader{name: name}
+	r := &rowReader{name: name, known: func(string) bool { return false }}
+	counted := &countedFile{Reader: f, Closer: f}
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		r.size = info.Size()
+	} else {
+		counted.Reader = interruptible{ctx, f} // a pipe may be silent for ever
 	}
-	counted := &countedFile{File: f}
 	r.read = func() int64 { return counted.n }
 	in, err := unpack(counted, name)
 	if err != nil {
@@ -80,12 +85,13 @@ func openRows(name string) (*rowReader, error) {
 
 // A countedFile knows how much was read of it, for the progress bar.
 type countedFile struct {
-	*os.File
+	io.Reader
+	io.Closer
 	n int64
 }
 
 func (c *countedFile) Read(p []byte) (int, error) {
-	n, err := c.File.Read(p)
+	n, err := c.Reader.Read(p)
 	c.n += int64(n)
 	return n, err
 }
@@ -107,7 +113,8 @@ func checkText(in *bufio.Reader) error {
 }
 
 func (r *rowReader) csv(in io.Reader) error {
-	c := csv.NewReader(in)
+	limited := &rowLimit{r: in, left: maxLine}
+	c := csv.NewReader(limited)
 	c.ReuseRecord = true
 	header, err := c.Read()
 	if errors.Is(err, io.EOF) {
@@ -130,27 +137,50 @@ func (r *rowReader) csv(in io.Reader) error {
 		return errors.New("line 1: the columns are not separated by commas; export the file with commas")
 	}
 	var record []string
+	line := 1
 	value := func(column string) (string, bool) {
 		i, ok := index[column]
 		if !ok {
 			return "", false
 		}
-		if v := record[i]; v != `\N` && v != "NULL" { // MySQL's words for nothing; nobody is called NULL
-			return v, true
+		v := strings.TrimSpace(record[i])
+		if v == `\N` || v == "NULL" { // MySQL's words for nothing; nobody is called NULL
+			v = ""
 		}
-		return "", true
+		return v, true
 	}
 	keys := func() []string { return r.header }
 	r.next = func() (rawRow, error) {
 		var err error
+		limited.left = maxLine
 		record, err = c.Read()
+		if errors.Is(err, errLongRow) {
+			return rawRow{}, fmt.Errorf("after line %d: %w", line, err)
+		}
 		if err != nil {
 			return rawRow{}, csvFault(err)
 		}
-		line, _ := c.FieldPos(0)
+		line, _ = c.FieldPos(0)
 		return rawRow{line, value, keys}, nil
 	}
 	return nil
+}
+
+var errLongRow = fmt.Errorf("more than %d MiB without an end; that is not a row, and a quotation mark may be missing", maxLine>>20)
+
+// A rowLimit ends a row that goes on and on. Whoever reads rows from it sets left before each.
+type rowLimit struct {
+	r    io.Reader
+	left int
+}
+
+func (l *rowLimit) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, errLongRow
+	}
+	n, err := l.r.Read(p)
+	l.left -= n
+	return n, err
 }
 
 // csvFault makes a defect of one row a rowError. The library's messages never contain a value.
@@ -181,7 +211,7 @@ func (r *rowReader) jsonLines(in io.Reader) {
 				continue
 			}
 			var err error
-			if object, err = flatObject(s.Bytes()); err != nil {
+			if object, err = flatObject(s.Bytes(), r.known); err != nil {
 				return rawRow{}, &rowError{line, err.Error()}
 			}
 			return rawRow{line, value, keys}, nil
@@ -198,7 +228,17 @@ func (r *rowReader) jsonLines(in io.Reader) {
 
 // flatObject reads an object of strings, numbers, booleans, nulls and lists of strings (joined by
 // semicolons, as in CSV). A repeated key is an error: which of the two borrowers would it be?
-func flatObject(line []byte) (map[string]string, error) {
+// Messages repeat a key only if it is known, because others may be somebody's.
+func flatObject(line []byte, known func(key string) bool) (map[string]string, error) {
+	if err := wellFormed(line); err != nil {
+		return nil, err
+	}
+	shown := func(key string) string {
+		if known(key) {
+			return fmt.Sprintf("key %q", key)
+		}
+		return "a key"
+	}
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.UseNumber()
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
@@ -212,14 +252,14 @@ func flatObject(line []byte) (map[string]string, error) {
 		}
 		key := t.(string) // the decoder accepts nothing else here
 		if _, ok := object[key]; ok {
-			return nil, fmt.Errorf("key %.64q appears twice", key)
+			return nil, fmt.Errorf("%s appears twice", shown(key))
 		}
 		var v any
 		if err := d.Decode(&v); err != nil {
 			return nil, errors.New("not JSON")
 		}
 		if object[key], err = flatValue(v); err != nil {
-			return nil, fmt.Errorf("key %.64q: %w", key, err)
+			return nil, fmt.Errorf("%s: %w", shown(key), err)
 		}
 	}
 	if _, err := d.Token(); err != nil {
@@ -230,6 +270,40 @@ func flatObject(line []byte) (map[string]string, error) {
 	}
 	return object, nil
 }
+
+// wellFormed refuses what the decoder would replace by U+FFFD: two people could become one.
+func wellFormed(line []byte) error {
+	if !utf8.Valid(line) {
+		return errors.New("not UTF-8; export the file as UTF-8")
+	}
+	high := -1 // where the second half of a character must begin
+	for i := 0; i < len(line); i++ {
+		if line[i] != '\\' {
+			continue
+		}
+		var code uint64
+		if i++; i+5 <= len(line) && line[i] == 'u' {
+			code, _ = strconv.ParseUint(string(line[i+1:i+5]), 16, 16) // what is no number is no JSON
+		}
+		switch first := code >= 0xd800 && code < 0xdc00; {
+		case code >= 0xdc00 && code < 0xe000:
+			if high != i-1 {
+				return errHalf
+			}
+			high = -1
+		case high >= 0:
+			return errHalf
+		case first:
+			high = i + 5
+		}
+		if high >= 0 && (high >= len(line) || line[high] != '\\') {
+			return errHalf
+		}
+	}
+	return nil
+}
+
+var errHalf = errors.New(`a \u escape is half of a character`)
 
 func flatValue(v any) (string, error) {
 	switch v := v.(type) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/carrel-project/carrel/anonymize"
 	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 func newSweep() *cobra.Command {
@@ -64,13 +66,15 @@ run again. With --dry-run nothing is written, and --at may lie in the future.`,
 			if cerr := d.close(); err == nil {
 				err = cerr
 			}
-			if err != nil {
+			var unfinished *unfinishedError
+			if err != nil && !errors.As(err, &unfinished) {
 				return err
 			}
+			// What was unlinked is unlinked, also when clearing up after it failed.
 			if asJSON {
-				return printJSON(cmd, report)
+				return cmp.Or(printJSON(cmd, report), err)
 			}
-			return printSweep(cmd.OutOrStdout(), policy, report, noFees)
+			return cmp.Or(printSweep(cmd.OutOrStdout(), policy, report, noFees), err)
 		},
 	}
 	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
@@ -82,6 +86,32 @@ run again. With --dry-run nothing is written, and --at may lie in the future.`,
 	return cmd
 }
 
+// An unfinishedError says that everything that was due is unlinked, but that copies of it are left.
+type unfinishedError struct {
+	path string
+	err  error
+}
+
+func (e *unfinishedError) Error() string {
+	var s *sqlite.Error
+	if errors.As(e.err, &s) && (s.Code&0xff == 5 || s.Code&0xff == 6) { // SQLITE_BUSY, SQLITE_LOCKED
+		return fmt.Sprintf("sweep: the records were unlinked, but copies of what was erased stay in %s-wal while another program reads the database; run it again", e.path)
+	}
+	return fmt.Sprintf("sweep: the records were unlinked, but copies of what was erased stay in %s and %[1]s-wal (%v); run it again", e.path, e.err)
+}
+
+// A finishing store remembers how far a sweep came: an error after the last page is no error of the sweep's.
+type finishing struct {
+	*database
+	err error
+}
+
+// Finish implements anonymize.Finisher.
+func (f *finishing) Finish(ctx context.Context) error {
+	f.err = f.database.Finish(ctx)
+	return f.err
+}
+
 // sweep runs or plans one sweep and shows its progress.
 func sweep(cmd *cobra.Command, d *database, policy *anonymize.Policy, shard anonymize.Shard, at time.Time, dry bool) (anonymize.Report, error) {
 	p := newProgress(cmd.ErrOrStderr(), "sweep", 0)
@@ -91,7 +121,8 @@ func sweep(cmd *cobra.Command, d *database, policy *anonymize.Policy, shard anon
 	}
 	before, kind := 0, circulation.Kind(0)
 	read := 0
-	s, err := anonymize.NewSweep(d, policy, anonymize.Config{Shard: shard, Progress: func(now anonymize.Progress) {
+	store := &finishing{database: d}
+	s, err := anonymize.NewSweep(store, policy, anonymize.Config{Shard: shard, Progress: func(now anonymize.Progress) {
 		if now.Kind != kind {
 			before, kind = before+read, now.Kind
 		}
@@ -120,7 +151,10 @@ func sweep(cmd *cobra.Command, d *database, policy *anonymize.Policy, shard anon
 	if errors.Is(err, anonymize.ErrNotEffective) {
 		return report, fmt.Errorf("sweep: the policy is not effective before %s; try it with carrel explain", stamp(policy.Effective()))
 	}
-	if err != nil {
+	switch {
+	case store.err != nil:
+		return report, &unfinishedError{d.path, store.err}
+	case err != nil:
 		return report, fmt.Errorf("%s: %w", d.path, err)
 	}
 	return report, nil
@@ -151,7 +185,7 @@ func printSweep(out io.Writer, policy *anonymize.Policy, r anonymize.Report, noF
 		}
 	}
 	w := &errWriter{out: out}
-	w.printf("Policy %s, revision %d, %s\nAt %s%s\n\n", r.Policy.ID, r.Policy.Revision, shortDigest(r.Policy.Digest), stamp(r.At), mode)
+	w.printf("Policy %s, revision %d, %s\nAt %s%s\n\n", oneLine(r.Policy.ID), r.Policy.Revision, shortDigest(r.Policy.Digest), stamp(r.At), mode)
 	w.table(kinds)
 	if noFees {
 		w.printf("\nNote: no fee was ever imported, so no loan is kept for money owed.\n")

@@ -177,6 +177,19 @@ func TestHold(t *testing.T) {
 	refused(t, carrelIn(t, "p1\np-unknown\n", "hold", "release", "--db", db, "--borrower-file", "-", "--ref", "case 1"), "1 borrower of 2 without", "nothing was released")
 	assert.Equal(t, list, good(t, carrel(t, "hold", "list", "--db", db, "--json")))
 	refused(t, carrel(t, "hold", "add", "--db", db, "--borrower", "p1", "--ref", "x", "--until", "2020-01-01"), "has passed")
+	assert.Equal(t, "held: 3 borrowers under case 2, 1 of them not known here: check the spelling\n",
+		good(t, carrelIn(t, "\ufeffp1\r\np-typo\np2\n", "hold", "add", "--db", db, "--borrower-file", "-", "--ref", "case 2")))
+	assert.Contains(t, good(t, carrelIn(t, "\ufeffp1\r\np-typo\np2\n", "hold", "release", "--db", db, "--borrower-file", "-", "--ref", "case 2")), "released: 3")
+	assert.JSONEq(t, `{"ref":"case 3","held":1,"unknown":1}`, good(t, carrel(t, "hold", "add", "--db", db, "--borrower", " p-typ0 ", "--ref", "case 3", "--json")))
+	assert.JSONEq(t, `{"ref":"case 3","released":1}`, good(t, carrel(t, "hold", "release", "--db", db, "--borrower", "p-typ0", "--ref", "case 3", "--json")))
+	for text, want := range map[string]string{"\xff\xfep\x001\x00": "UTF-16", "p\x001\x00\n": ":1: not a text in UTF-8", "p1\np\xe5\n": ":2: not a text in UTF-8", "\ufeff\n": "names no borrower"} {
+		refused(t, carrelIn(t, text, "hold", "add", "--db", db, "--borrower-file", "-", "--ref", "x"), want)
+		refused(t, carrelIn(t, text, "hold", "release", "--db", db, "--borrower-file", "-", "--ref", "x"), want)
+	}
+	for _, blank := range []string{"", "  ", "\t"} {
+		refused(t, carrel(t, "hold", "add", "--db", db, "--borrower", blank, "--ref", "x"), "--borrower is blank")
+	}
+	refused(t, carrel(t, "hold", "add", "--db", db, "--borrower", "p1", "--ref", "x", "--until", "9999-12-31"), "leave --until out")
 	refused(t, carrelIn(t, "\n", "hold", "add", "--db", db, "--borrower-file", "-", "--ref", "x"), "names no borrower")
 	refused(t, carrel(t, "hold", "add", "--db", db, "--borrower-file", "/nonexistent", "--ref", "x"), "no such file")
 

@@ -14,7 +14,12 @@ type table struct {
 	rows    [][]string
 }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+func (t *table) add(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = oneLine(cell) // names come from files, and a terminal obeys control characters
+	}
+	t.rows = append(t.rows, cells)
+}
 
 func (t *table) print(out io.Writer) error {
 	width := make([]int, len(t.columns))

@@ -16,28 +16,40 @@ func newVersion() *cobra.Command {
 		Example: "  carrel version\n  carrel version --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := struct {
-				Version  string `json:"version"`
-				Revision string `json:"revision"`
-				Go       string `json:"go"`
-			}{Version: "unknown"}
-			if info, ok := debug.ReadBuildInfo(); ok {
-				v.Version, v.Go = info.Main.Version, info.GoVersion
-				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
-						v.Revision = s.Value
-					}
-				}
-			}
 			if asJSON {
-				return printJSON(cmd, v)
+				return printJSON(cmd, thisVersion())
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "carrel %s %s\n", v.Version, v.Go)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// A versionReport is what `version --json` says.
+type versionReport struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision"`
+	Go       string `json:"go"`
+}
+
+func thisVersion() versionReport {
+	v := versionReport{Version: "unknown"}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v.Version, v.Go = info.Main.Version, info.GoVersion
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				v.Revision = s.Value
+			}
+		}
+	}
+	return v
+}
+
+func versionText() string {
+	v := thisVersion()
+	return fmt.Sprintf("carrel %s %s", v.Version, v.Go)
 }
 
 // printJSON writes a report for programs: one object on one line.
