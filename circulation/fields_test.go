@@ -160,7 +160,7 @@ func TestPartsRefuses(t *testing.T) {
 	_, err := circulation.Loan{Borrower: "b"}.Parts()
 	require.EqualError(t, err, "circulation: a loan needs an ID")
 	_, err = circulation.Loan{ID: "l", Proxy: "CANARY"}.Parts()
-	require.EqualError(t, err, "circulation: loan l names a proxy but no borrower")
+	require.EqualError(t, err, "circulation: a loan names a proxy but no borrower")
 	p, err := circulation.Loan{ID: "l"}.Parts()
 	require.NoError(t, err)
 	require.Empty(t, p.Links)

@@ -423,6 +423,7 @@ type fileReport struct {
 	Updated         int      `json:"updated"`
 	Same            int      `json:"same"`
 	AlreadyUnlinked int      `json:"already_unlinked"`
+	KeptLinked      int      `json:"kept_linked"`
 	PointersDropped int      `json:"pointers_dropped"`
 	MarksCleared    int      `json:"marks_cleared"`
 	IgnoredColumns  []string `json:"ignored_columns"`
@@ -514,7 +515,7 @@ func (f *importFile) save(ctx context.Context, d *database, stderr io.Writer) (c
 
 func (f *importFile) report(s circulation.Saved) fileReport {
 	return fileReport{Kind: f.kind.name, File: f.rows.name, Rows: f.count,
-		Added: s.Added, Updated: s.Updated, Same: s.Same, AlreadyUnlinked: s.AlreadyUnlinked,
+		Added: s.Added, Updated: s.Updated, Same: s.Same, AlreadyUnlinked: s.AlreadyUnlinked, KeptLinked: s.KeptLinked,
 		PointersDropped: s.PointersDropped + f.dropped, MarksCleared: f.cleared,
 		IgnoredColumns: slices.AppendSeq([]string{}, slices.Values(slices.Sorted(maps.Keys(f.ignored))))}
 }
@@ -529,6 +530,12 @@ func (r importReport) print(out io.Writer, imports []*importFile) error {
 		return err
 	}
 	for i, f := range r.Files {
+		if f.KeptLinked > 0 {
+			_, err := fmt.Fprintf(out, "%s: %s without borrower keep the one they had: unfinished, owed for or under a legal hold\n", f.File, plural(f.KeptLinked, "record"))
+			if err != nil {
+				return err
+			}
+		}
 		if len(f.IgnoredColumns) == 0 {
 			continue
 		}

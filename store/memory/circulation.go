@@ -50,7 +50,9 @@ func (c *Circulation) Dump(ctx context.Context) (string, error) {
 // yields is returned as it is. An entry whose record was unlinked changes nothing and is counted, and
 // so is a pointer to a record that names nobody, which is dropped; a pointer to a record that neither the store
 // nor the sequence knows is an error. Versions are compared with what was there before the call.
-// A record that names nobody never comes to name somebody.
+// A record that names nobody never comes to name somebody; only a fee's status and loan are still taken from
+// such an entry, for they decide what may become of the loan. An entry that no longer names the borrower of its
+// record unlinks the record, unless an exception protects that now.
 func (c *Circulation) Save(ctx context.Context, entries iter.Seq2[circulation.Entry, error]) (circulation.Saved, error) {
 	// The sequence is read before the lock is taken: it may well read from this store.
 	batch, err := collect(ctx, entries, func(e circulation.Entry) (circulation.Parts, error) {
@@ -68,8 +70,9 @@ func (c *Circulation) Save(ctx context.Context, entries iter.Seq2[circulation.En
 	// Records only point at kinds of a lower number, so that in this order what is pointed at comes first.
 	slices.SortStableFunc(batch, func(a, b circulation.Parts) int { return cmp.Compare(a.Facts.Kind, b.Facts.Kind) })
 	var saved circulation.Saved
+	now := time.Now()
 	for _, p := range batch {
-		c.s.save(p, &saved)
+		c.s.save(p, now, &saved)
 	}
 	return saved, nil
 }
@@ -221,13 +224,17 @@ func (c *Circulation) Unlink(ctx context.Context, b anonymize.Batch) (conflicts 
 	return conflicts, nil
 }
 
-// Finish implements [anonymize.Finisher]: it forgets the borrowers whom no record names, unless they
-// were put there by SaveAccounts or are under a hold.
+// Finish implements [anonymize.Finisher]: it forgets the holds that have run out and the borrowers whom no
+// record names, unless they were put there by SaveAccounts or are under a hold.
 func (c *Circulation) Finish(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	now := time.Now()
+	for b, holds := range c.s.Holds {
+		put(c.s.Holds, b, slices.DeleteFunc(holds, func(h circulation.Hold) bool { return !inForce(h, now) }))
 	}
 	named := make(map[circulation.Borrower]bool)
 	for _, links := range c.s.Links {

@@ -96,12 +96,29 @@ func (s *state) check(batch []circulation.Parts) error {
 }
 
 // save keeps one entry of a batch that was checked, after the records that it points at.
-func (s *state) save(p circulation.Parts, saved *circulation.Saved) {
+func (s *state) save(p circulation.Parts, now time.Time, saved *circulation.Saved) {
 	k := key{p.Facts.Kind, p.Facts.ID}
 	old, known := s.Rows[k]
-	if old.Unlinked || known && !s.linked(k) && len(p.Links) > 0 {
+	linked, named := s.linked(k), len(p.Links) > 0
+	already := known && !linked && (old.Unlinked || named)
+	kept := linked && !named && s.protects(k, p.Facts, now)
+	closed := k.Kind == circulation.KindFee && p.Facts.FeeStatus == circulation.FeeClosed
+	switch {
+	case already:
 		saved.AlreadyUnlinked++
-		return
+		// As long as a fee is owed it protects its loan, whomever it names.
+		if k.Kind != circulation.KindFee || old.Unlinked && closed && len(s.Ties[k]) == 0 {
+			return
+		}
+		p.Links, p.Texts = nil, nil
+		if old.Unlinked { // what a policy's keep-fields took does not come back
+			f := old.Facts
+			f.Status, f.Ended, f.FeeStatus, f.Method, f.Outcome = p.Facts.Status, p.Facts.Ended, p.Facts.FeeStatus, p.Facts.Method, p.Facts.Outcome
+			p.Facts = f
+		}
+	case kept:
+		saved.KeptLinked++
+		p.Links, p.Texts = s.Links[k], s.Texts[k]
 	}
 	p.Facts.Version = ""
 	var ties []key
@@ -112,22 +129,38 @@ func (s *state) save(p circulation.Parts, saved *circulation.Saved) {
 			saved.PointersDropped++
 		}
 	}
+	if old.Unlinked && len(ties)+len(s.Ties[k]) == 0 {
+		return // there is nothing to protect
+	}
+	same := known && reflect.DeepEqual(old.Facts, p.Facts) && slices.Equal(s.Links[k], p.Links) &&
+		slices.Equal(s.Texts[k], p.Texts) && slices.Equal(s.Ties[k], ties)
 	switch {
 	case !known:
 		saved.Added++
 		s.Seq++
 		s.Order[k.Kind] = append(s.Order[k.Kind], place{s.Seq, k.ID})
-	case reflect.DeepEqual(old.Facts, p.Facts) && slices.Equal(s.Links[k], p.Links) &&
-		slices.Equal(s.Texts[k], p.Texts) && slices.Equal(s.Ties[k], ties):
+	case already, kept:
+	case same:
 		saved.Same++
-		return
 	default:
 		saved.Updated++
+	}
+	if same {
+		return
+	}
+	if known {
 		s.leave(k)
 	}
 	s.touchLoans(k) // those of which the fee was …
+	if old.Unlinked && len(s.Ties[k]) == 0 {
+		for _, loan := range ties { // it remembers this fee as closed
+			if i := slices.Index(s.Fees[loan], summary(old.Facts)); i >= 0 {
+				put(s.Fees, loan, slices.Delete(s.Fees[loan], i, i+1))
+			}
+		}
+	}
 	s.untie(k)
-	s.Rows[k] = row{Facts: p.Facts, Version: old.Version + 1}
+	s.Rows[k] = row{Facts: p.Facts, Version: old.Version + 1, Unlinked: old.Unlinked}
 	put(s.Links, k, p.Links)
 	put(s.Texts, k, p.Texts)
 	for _, to := range ties {
@@ -135,15 +168,18 @@ func (s *state) save(p circulation.Parts, saved *circulation.Saved) {
 		s.Back[to] = append(s.Back[to], k)
 	}
 	s.touchLoans(k) // … and is
-	if !s.linked(k) {
-		s.forgetPointersAt(k)
-	}
 	for _, l := range p.Links {
 		if _, known := s.Persons[l.Person]; !known {
 			s.Persons[l.Person] = person{} // so that Finish has somebody to forget
 		}
 	}
+	if !s.linked(k) {
+		s.forgetPointersAt(k)
+	}
 	s.enter(k)
+	if linked && !s.linked(k) || old.Unlinked && closed {
+		s.anonymize(k, nil)
+	}
 }
 
 func put[K comparable, V any](m map[K][]V, k K, v []V) {
@@ -219,6 +255,11 @@ func (s *state) lines(k key, do func(l *line, start int64)) {
 // strip unlinks a record.
 func (s *state) strip(k key, keep *anonymize.Keep) {
 	s.lines(k, (*line).part)
+	s.anonymize(k, keep)
+}
+
+// anonymize is strip for a record that is parted from its lines.
+func (s *state) anonymize(k key, keep *anonymize.Keep) {
 	r := s.Rows[k]
 	if k.Kind == circulation.KindFee {
 		for _, loan := range s.Ties[k] { // the loan's rules may ask about a fee that names nobody any more
@@ -242,14 +283,24 @@ func (s *state) strip(k key, keep *anonymize.Keep) {
 
 // protected reports whether an exception forbids unlinking a record at the given time (law 2).
 func (s *state) protected(k key, at time.Time) bool {
-	f := s.Rows[k].Facts
+	return s.protects(k, s.Rows[k].Facts, at)
+}
+
+// protects is protected, if the record's facts were f.
+func (s *state) protects(k key, f circulation.Facts, at time.Time) bool {
+	fees := s.fees(k)
+	if k.Kind == circulation.KindFee {
+		fees = []circulation.FeeSummary{summary(f)}
+	}
 	return f.Status != circulation.Ended || f.Lost || f.ClaimedReturned || s.held(s.borrower(k), at) ||
-		slices.ContainsFunc(s.fees(k), func(f circulation.FeeSummary) bool { return f.Status != circulation.FeeClosed })
+		slices.ContainsFunc(fees, func(f circulation.FeeSummary) bool { return f.Status != circulation.FeeClosed })
 }
 
 func (s *state) held(b circulation.Borrower, at time.Time) bool {
-	return slices.ContainsFunc(s.Holds[b], func(h circulation.Hold) bool { return h.Until.IsZero() || at.Before(h.Until) })
+	return slices.ContainsFunc(s.Holds[b], func(h circulation.Hold) bool { return inForce(h, at) })
 }
+
+func inForce(h circulation.Hold, at time.Time) bool { return h.Until.IsZero() || at.Before(h.Until) }
 
 // fees returns the fees of a loan, or a fee itself.
 func (s *state) fees(k key) []circulation.FeeSummary {

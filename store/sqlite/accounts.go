@@ -92,7 +92,7 @@ func (c *Circulation) ReleaseHold(ctx context.Context, borrower circulation.Borr
 	return released && err == nil, err
 }
 
-// Holds returns all legal holds, those that have run out included, by borrower and reference.
+// Holds returns all legal holds, those included that have run out since the last Finish, by borrower and reference.
 func (c *Circulation) Holds(ctx context.Context) ([]circulation.Hold, error) {
 	var list []circulation.Hold
 	var borrower, ref string

@@ -15,9 +15,17 @@ var factColumns = [...]string{
 
 // Where the facts are that other code looks at.
 const (
-	columnItem    = 8
-	columnStarted = 10
+	columnEnded     = 0
+	columnStatus    = 1
+	columnItem      = 8
+	columnStarted   = 10
+	columnFeeStatus = 13
+	columnMethod    = 14
+	columnOutcome   = 16
 )
+
+// settled are the facts that change when a fee is settled or opened again.
+var settled = [...]int{columnEnded, columnStatus, columnFeeStatus, columnMethod, columnOutcome}
 
 var (
 	factList = strings.Join(factColumns[:], ", ")

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 )
 
-// Finish implements anonymize.Finisher. It forgets the borrowers whom no record names any more, who are on
-// no list of patrons and under no legal hold; clears what ANALYZE sampled of borrowers; wipes the copies
+// Finish implements anonymize.Finisher. It forgets the legal holds that have run out, and the borrowers whom no
+// record names any more, who are on no list of patrons and under no legal hold; clears what ANALYZE sampled of borrowers; wipes the copies
 // of deleted rows out of the tables that identify; and empties the write-ahead log, in which everything
 // that was ever written lives on. It takes time in proportion to the links that are kept.
+//
+// It does not write the facts anew, which would take time in proportion to the whole history: what a policy's
+// keep-fields dropped from them may live on in unused parts of pages, of records and of items, until VACUUM.
 //
 // In a caller's transaction the log stays as it is: call Finish again on the *sql.DB.
 func (c *Circulation) Finish(ctx context.Context) error {
@@ -34,12 +38,19 @@ func (c *Circulation) Finish(ctx context.Context) error {
 var errNothing = errors.New("sqlite: nothing to finish")
 
 func (t *tx) finish() error {
-	changed, err := t.exec("UPDATE changes SET unfinished = 0 WHERE unfinished > 1") // this one counts, too
+	var unfinished int
+	if err := t.get("SELECT unfinished FROM changes", nil, &unfinished); err != nil {
+		return err
+	}
+	over, err := t.exec("DELETE FROM holds WHERE until <= ?", time.Now().UnixMicro())
 	if err != nil {
 		return err
 	}
-	if changed == 0 {
+	if unfinished <= 1 && over == 0 { // this one counts, too
 		return errNothing
+	}
+	if _, err := t.exec("UPDATE changes SET unfinished = 0"); err != nil {
+		return err
 	}
 	_, err = t.exec(`
 		DELETE FROM persons WHERE listed = 0
@@ -55,7 +66,8 @@ func (t *tx) finish() error {
 		return err
 	}
 	if there > 0 {
-		if _, err := t.exec("DELETE FROM sqlite_stat4 WHERE tbl IN ('persons', 'links', 'companions', 'personal', 'holds')"); err != nil {
+		// All of it: only then the table gives up its pages, copies in their unused parts included.
+		if _, err := t.exec("DELETE FROM sqlite_stat4"); err != nil {
 			return err
 		}
 	}

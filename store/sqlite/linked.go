@@ -14,7 +14,7 @@ import (
 // somebody stands in for every borrower: rules never look inside, so a sweep does not even read it.
 const somebody circulation.Borrower = "somebody"
 
-// Linked implements anonymize.Store. The order is that of a record's arrival in the store.
+// Linked implements anonymize.Store. The order is that of the records' numbers.
 func (c *Circulation) Linked(ctx context.Context, q anonymize.Query) (anonymize.Page, error) {
 	after := firstOf(q.Kind) - 1
 	if q.Cursor != "" {
@@ -116,7 +116,7 @@ func (c *Circulation) fees(ctx context.Context, records []circulation.Record, nu
 	const query = `
 		SELECT t.target, f.fee_status, f.ended, f.method
 		FROM ties t INDEXED BY ties_target CROSS JOIN records f ON f.n = t.n
-		WHERE t.target BETWEEN ?1 AND ?2 AND f.fee_status IS NOT NULL
+		WHERE t.target BETWEEN ?1 AND ?2 AND f.n >> 40 = 3
 		UNION ALL
 		SELECT loan, status, closed, method FROM fee_summaries WHERE loan BETWEEN ?1 AND ?2
 		ORDER BY 1`

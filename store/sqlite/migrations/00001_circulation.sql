@@ -3,7 +3,7 @@
 -- What happened. A row is anonymous from birth: it names nobody, and unlinking does not touch it unless a
 -- policy's keep-fields makes it coarser. Times are UTC microseconds; an empty text is not known.
 CREATE TABLE records (
-	n                INTEGER PRIMARY KEY,           -- (kind - 1) << 40 | serial: each kind is one range of numbers
+	n                INTEGER PRIMARY KEY,           -- (kind - 1) << 40 | serial: each kind is one range of numbers; dealt in random order
 	id               TEXT    NOT NULL,              -- the library system's
 	ended            INTEGER,
 	status           INTEGER NOT NULL DEFAULT 0,    -- 0 open, 1 ended
@@ -27,10 +27,11 @@ CREATE UNIQUE INDEX records_id ON records (n >> 40, id);
 CREATE INDEX records_item ON records (item) WHERE n < 1 << 40 AND item <> '';
 -- The few rows that must keep their link whatever a policy says; read again by every write that unlinks.
 CREATE INDEX records_guarded ON records (n)
-	WHERE status <> 1 OR lost <> 0 OR claimed_returned <> 0 OR fee_status <> 2;
+	WHERE status <> 1 OR lost <> 0 OR claimed_returned <> 0 OR fee_status <> 2 OR n >> 40 = 3 AND fee_status IS NULL;
 
 -- Whose it is. A record is unlinked when its row here is gone. A person of NULL: the record never named
--- anybody but is not settled either (an export of fees without borrowers, say).
+-- anybody but is not settled either (an export of fees without borrowers, say); with a seq of NULL, too, it is a
+-- fee that was unlinked and opened again, and has its row only until it is closed.
 CREATE TABLE links (
 	n        INTEGER PRIMARY KEY,
 	person   INTEGER,
@@ -72,7 +73,7 @@ CREATE TABLE fee_summaries (              -- what a linked loan remembers of fee
 CREATE INDEX fee_summaries_loan ON fee_summaries (loan);
 
 CREATE TABLE persons (
-	p          INTEGER PRIMARY KEY,
+	p          INTEGER PRIMARY KEY,         -- random
 	borrower   TEXT    NOT NULL UNIQUE,
 	version    INTEGER NOT NULL,            -- the store's change in which something changed that rules see
 	loans      INTEGER NOT NULL DEFAULT 0,  -- ever, unlinked ones included
@@ -101,7 +102,7 @@ CREATE TABLE receipts (
 	body TEXT NOT NULL
 );
 
-CREATE TABLE serials (                    -- numbers are never given twice
+CREATE TABLE serials (                    -- numbers are never given twice; some never
 	kind INTEGER PRIMARY KEY,
 	last INTEGER NOT NULL
 );
@@ -130,7 +131,7 @@ CREATE VIEW sharings AS
 CREATE VIEW fees AS
 	SELECT id, grp, categories, library, type, amount, datetime(started / 1000000, 'unixepoch') AS charged,
 		datetime(ended / 1000000, 'unixepoch') AS closed,
-		CASE fee_status WHEN 0 THEN 'open' WHEN 1 THEN 'in-process' ELSE 'closed' END AS status, outcome, method
+		CASE fee_status WHEN 2 THEN 'closed' WHEN 1 THEN 'in-process' ELSE 'open' END AS status, outcome, method
 	FROM records WHERE n BETWEEN 3 << 40 AND (4 << 40) - 1;
 CREATE VIEW notices AS
 	SELECT id, grp, categories, library, type, datetime(started / 1000000, 'unixepoch') AS created,
