@@ -26,7 +26,7 @@ func newPatron(seed uint64, n int, from, until int32) patron {
 	s.reset(seed, forPatron, uint64(n), 0)
 	p := patron{id: circulation.Borrower(s.token(s.token(nil, 8), 8)), group: group(s.pick(groupShares()))}
 	t := p.group.traits()
-	p.now, p.department = t.name, uint8(s.below(uint64(len(departments()))))
+	p.now, p.department = t.name, uint8(s.below(departmentCount))
 	p.loans = loans(&s)
 
 	// The account begins somewhere such that half a year of it or more lies in the years asked for.
@@ -66,7 +66,9 @@ func loans(s *stream) int {
 	}
 }
 
-func departments() [12]string {
+const departmentCount = 12
+
+func departments() [departmentCount]string {
 	return [...]string{"dept-art", "dept-biology", "dept-chemistry", "dept-economics", "dept-english", "dept-history",
 		"dept-languages", "dept-law", "dept-math", "dept-music", "dept-physics", "dept-psychology"}
 }
