@@ -28,8 +28,9 @@ func (p *Policy) Decide(r *circulation.Record, at time.Time) Decision {
 		}
 		return Decision{Reasons: held}
 	}
+	q := question{rules: rules, record: r, texts: attributesOf(r), now: now, release: release}
 	var v verdict
-	first := p.judge(&v, rules, r, now, release)
+	first := p.judge(&q, &v)
 	d := Decision{Rule: v.rule, Reasons: held, Unlink: held == 0 && v.due <= now}
 	if !d.Unlink && held == 0 {
 		if d.Reasons = v.why; v.by != nil {
@@ -57,45 +58,54 @@ type verdict struct {
 	due  int64   // unlink from here on
 }
 
-// judge sets v to the verdict now and returns the first instant over all time at which Decide says unlink,
-// given the instant at which the last exception is known to end.
-func (p *Policy) judge(v *verdict, rules []rule, r *circulation.Record, now, release int64) (first int64) {
-	texts := attributesOf(r)
+// A question is what has to be judged.
+type question struct {
+	rules   []rule
+	record  *circulation.Record
+	texts   [attributes]string
+	now     int64
+	release int64 // when the last exception is known to end
+}
+
+// judge sets v to the verdict now and returns the first instant over all time at which Decide says unlink.
+func (p *Policy) judge(q *question, v *verdict) (first int64) {
 	if p.match == matchFirst {
 		// Most accounts have not expired. What falls due before the expiry cannot depend on rules that begin to
 		// hold after it, so they are looked at only when needed.
-		first = p.byOrder(v, rules, r, &texts, now, release, false)
-		if expires, known := instant(r.BorrowerExpires); known && p.timed && !(now < expires && (first < expires || release == unknown)) {
-			first = p.byOrder(v, rules, r, &texts, now, release, true)
+		first = p.byOrder(q, v, false)
+		expires, known := instant(q.record.BorrowerExpires)
+		if p.timed && known && !(q.now < expires && (first < expires || q.release == unknown)) {
+			first = p.byOrder(q, v, true)
 		}
 	} else {
-		first = p.byExtreme(v, rules, r, &texts, now, release)
+		first = p.byExtreme(q, v)
 	}
-	if release == unknown {
+	if q.release == unknown {
 		first = unknown
 	}
 	return first
 }
 
 // byOrder judges by the first rule that holds. Each rule has the time from where it starts to hold to
-// where one before it does; the first that falls due within its time is the answer. Unless timed is set, rules that
-// begin to hold when an account has expired are passed over.
-func (p *Policy) byOrder(v *verdict, rules []rule, r *circulation.Record, texts *[attributes]string, now, release int64, timed bool) (first int64) {
+// where one before it does; the first that falls due within its time is the answer. Unless timed is set, rules
+// that begin to hold when an account has expired are passed over.
+func (p *Policy) byOrder(q *question, v *verdict, timed bool) (first int64) {
 	first = unknown
+	r := q.record
 	until, decided := int64(unknown), false
-	for i := range rules {
-		u := &rules[i]
-		if u.expired != nil && !timed || !u.matches(r, texts) {
+	for i := range q.rules {
+		u := &q.rules[i]
+		if u.expired != nil && !timed || !u.matches(r, &q.texts) {
 			continue
 		}
 		w, from := verdict{rule: u.name, by: u, due: u.due(r, p.clock)}, u.from(r, p.clock)
 		if r.Wish != circulation.WishNone { // else it need not be copied twice
 			w = p.heed(w, r)
 		}
-		if !decided && from <= now {
+		if !decided && from <= q.now {
 			*v, decided = w, true
 		}
-		if t := max(w.due, from, release); t < until {
+		if t := max(w.due, from, q.release); t < until {
 			first = min(first, t)
 		}
 		if until = min(until, from); until == always {
@@ -106,7 +116,7 @@ func (p *Policy) byOrder(v *verdict, rules []rule, r *circulation.Record, texts 
 	if !decided {
 		*v = w
 	}
-	if t := max(w.due, release); t < until {
+	if t := max(w.due, q.release); t < until {
 		first = min(first, t)
 	}
 	return first
@@ -114,24 +124,25 @@ func (p *Policy) byOrder(v *verdict, rules []rule, r *circulation.Record, texts 
 
 // byExtreme judges by the rule with the earliest or the latest due time. The answer can only change where a
 // rule starts to hold, something falls due or a hold ends, so it is enough to look there.
-func (p *Policy) byExtreme(v *verdict, rules []rule, r *circulation.Record, texts *[attributes]string, now, release int64) (first int64) {
-	w, timed := p.extreme(rules, r, texts, now)
+func (p *Policy) byExtreme(q *question, v *verdict) (first int64) {
+	r := q.record
+	w, timed := p.extreme(q, q.now)
 	*v = w
 	if !timed {
 		if v.due == unknown {
 			return unknown
 		}
-		return max(v.due, release)
+		return max(v.due, q.release)
 	}
 	first = unknown
 	try := func(t int64) {
-		if t = max(t, release); t < first {
-			if w, _ := p.extreme(rules, r, texts, t); w.due <= t {
+		if t = max(t, q.release); t < first {
+			if w, _ := p.extreme(q, t); w.due <= t {
 				first = t
 			}
 		}
 	}
-	before, _ := p.extreme(rules, r, texts, always) // before any account has expired long enough
+	before, _ := p.extreme(q, always) // before any account has expired long enough
 	try(before.due)
 	ended, known := instant(r.Ended)
 	for _, wish := range [...]*term{p.shortenTo, p.extendTo} {
@@ -139,8 +150,8 @@ func (p *Policy) byExtreme(v *verdict, rules []rule, r *circulation.Record, text
 			try(wish.from(ended, known, p.clock))
 		}
 	}
-	for i := range rules {
-		if u := &rules[i]; u.matches(r, texts) {
+	for i := range q.rules {
+		if u := &q.rules[i]; u.matches(r, &q.texts) {
 			try(u.from(r, p.clock))
 			try(u.due(r, p.clock))
 		}
@@ -149,10 +160,11 @@ func (p *Policy) byExtreme(v *verdict, rules []rule, r *circulation.Record, text
 }
 
 // extreme returns the verdict at instant t and whether another rule may decide at another instant.
-func (p *Policy) extreme(rules []rule, r *circulation.Record, texts *[attributes]string, t int64) (v verdict, timed bool) {
-	for i := range rules {
-		u := &rules[i]
-		if !u.matches(r, texts) {
+func (p *Policy) extreme(q *question, t int64) (v verdict, timed bool) {
+	r := q.record
+	for i := range q.rules {
+		u := &q.rules[i]
+		if !u.matches(r, &q.texts) {
 			continue
 		}
 		if u.expired != nil {

@@ -8,9 +8,9 @@ import (
 )
 
 // Finish implements anonymize.Finisher. It forgets the legal holds that have run out, and the borrowers whom no
-// record names any more, who are on no list of patrons and under no legal hold; clears what ANALYZE sampled of borrowers; wipes the copies
-// of deleted rows out of the tables that identify; and empties the write-ahead log, in which everything
-// that was ever written lives on. It takes time in proportion to the links that are kept.
+// record names any more, who are on no list of patrons and under no legal hold; clears what ANALYZE sampled of
+// borrowers; wipes the copies of deleted rows out of the tables that identify; and empties the write-ahead log, in
+// which everything that was ever written lives on. It takes time in proportion to the links that are kept.
 //
 // It does not write the facts anew, which would take time in proportion to the whole history: what a policy's
 // keep-fields dropped from them may live on in unused parts of pages, of records and of items, until VACUUM.
@@ -81,9 +81,9 @@ func (t *tx) finish() error {
 
 // wipe writes a table anew. secure_delete overwrites a cell when it is deleted, but not the copies that
 // splitting and merging pages leave in their unused parts: after 240,000 of 300,000 loans were unlinked,
-// 84 KB there were not zero, copies of deleted and of kept links alike. A page that a table gives up is overwritten whole; so the
-// rows step aside, the table gives up all of its pages, and the rows come back. Where they step to has the
-// same columns and indexes, because then SQLite copies pages of rows without looking into them.
+// 84 KB there were not zero, copies of deleted and of kept links alike. A page that a table gives up is
+// overwritten whole; so the rows step aside, the table gives up all of its pages, and the rows come back. Where
+// they step to has the same columns and indexes, because then SQLite copies rows without looking into them.
 func (t *tx) wipe(table string) error {
 	const aside = "carrel_aside"
 	var statements []string
