@@ -79,7 +79,7 @@ func TestConflicts(t *testing.T) {
 		"reopened":         func(t *testing.T, db *sql.DB, s *sqlite.Circulation) { save(t, s, loan("l1", "b1", 0, -1)) },
 		"borrower changed": func(t *testing.T, db *sql.DB, s *sqlite.Circulation) { save(t, s, loan("l1", "b2", 0, 10)) },
 		"hold added": func(t *testing.T, db *sql.DB, s *sqlite.Circulation) {
-			require.NoError(t, s.AddHold(t.Context(), circulation.Hold{Borrower: "b1", Ref: "c", Until: day(1001)}))
+			require.NoError(t, s.AddHold(t.Context(), circulation.Hold{Borrower: "b1", Ref: "c", Until: day(40_001)}))
 		},
 		"account changed": func(t *testing.T, db *sql.DB, s *sqlite.Circulation) {
 			_, err := s.SaveAccounts(t.Context(), all(circulation.Account{Borrower: "b1", Wish: circulation.WishKeep}))
