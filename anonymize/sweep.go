@@ -108,7 +108,7 @@ type verdictPage struct {
 // kind sweeps the records of one kind. The next page is read and decided while the last is written.
 func (s *Sweep) kind(ctx context.Context, kind circulation.Kind, at time.Time, plan bool, k *KindReport) error {
 	ctx, cancel := context.WithCancel(ctx)
-	pages := make(chan verdictPage, 2)
+	pages := make(chan verdictPage, 1)
 	go func() {
 		defer close(pages)
 		s.read(ctx, kind, at, pages)
