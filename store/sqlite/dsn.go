@@ -15,7 +15,7 @@ func Pragmas() []string {
 		"synchronous(FULL)", // a receipt that was written survives a power cut
 		"busy_timeout(10000)",
 		"temp_store(MEMORY)",       // no copies of rows in temporary files
-		"cache_size(-8000)",       // KiB; the index pages that a page of a sweep touches fit
+		"cache_size(-8000)",        // KiB; the index pages that a page of a sweep touches fit
 		"wal_autocheckpoint(4000)", // pages: a log of 16 MiB saves writing a page once for each batch that touches it
 	}
 }
