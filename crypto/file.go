@@ -1,0 +1,85 @@
+package crypto
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+// createFile writes a file that must not exist, durably. Whoever finds it finds all of it.
+func createFile(path string, data []byte) error {
+	tmp, err := writeTemporary(path, data)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp)
+	// A link, unlike a rename, does not replace what is there.
+	err = os.Link(tmp, path)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("%w: %s", ErrExists, path)
+	case err != nil: // a file system without links
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%w: %s", ErrExists, path)
+		} else if err != nil {
+			return fileError("file", path, err)
+		}
+		if err := writeAndSync(f, data); err != nil {
+			return fileError("file", path, err)
+		}
+	}
+	return syncDirectory(path)
+}
+
+// replaceFile puts new contents in the place of a file, durably: after a crash there is the old file or the new one.
+func replaceFile(path string, data []byte) error {
+	tmp, err := writeTemporary(path, data)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		os.Remove(tmp)
+		return fileError("file", path, err)
+	}
+	return syncDirectory(path)
+}
+
+func writeTemporary(path string, data []byte) (name string, err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return "", fileError("file", path, err)
+	}
+	if err := writeAndSync(f, data); err != nil {
+		os.Remove(f.Name())
+		return "", fileError("file", path, err)
+	}
+	return f.Name(), nil
+}
+
+func writeAndSync(f *os.File, data []byte) error {
+	_, err := f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// syncDirectory makes the name of a file durable.
+func syncDirectory(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil // directories cannot be opened for that
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return fileError("directory of", path, err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fileError("directory of", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,335 @@
+package crypto
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tink-crypto/tink-go/v2/tink"
+)
+
+// Config says how to open a keyring.
+type Config struct {
+	Path string    // of the keyring file; the erasure ledger is beside it, with ".ledger" added
+	KEK  tink.AEAD // opens the keyring; see [OpenKEK]
+
+	Store KeyStore // of subject keys; nil: only indexes and pseudonyms work
+
+	CacheSize int           // subject keys kept in memory; 0: 4,096
+	CacheTTL  time.Duration // how long one is kept; 0: a minute. So long another process may still open what was shredded in this one
+}
+
+// A Keyring seals and opens. It is safe for concurrent use, also by several processes on the same file.
+type Keyring struct {
+	path  string
+	kek   tink.AEAD
+	store KeyStore
+
+	state  atomic.Pointer[keys]
+	reload sync.Mutex
+	ledger *ledger
+	cache  cache
+}
+
+// keys is what the keyring file holds, made ready for use. It is never changed.
+type keys struct {
+	id      [16]byte
+	content content
+	current uint32 // the epoch in which new subject keys are wrapped
+	epochs  map[uint32]tink.AEAD
+	indexes *Indexes
+}
+
+// content is the secret part of a keyring file.
+type content struct {
+	Generation  uint64         `json:"generation"` // grows with every change of the file
+	Epochs      []epochKey     `json:"epochs"`
+	Rotating    bool           `json:"rotating"` // subject keys of earlier epochs may be left to rewrap
+	IndexChange uint64         `json:"index_change"`
+	Indexes     []indexKey     `json:"indexes"`
+	Pseudonyms  []pseudonymKey `json:"pseudonyms"`
+	Ledger      ledgerMark     `json:"ledger"`
+}
+
+type epochKey struct {
+	Number  uint32    `json:"number"`
+	Created time.Time `json:"created"`
+	Key     []byte    `json:"key"`
+}
+
+type ledgerMark struct {
+	Key   []byte `json:"key"`
+	Count uint64 `json:"count"` // of tombstones, at least
+	Head  []byte `json:"head"`  // after so many
+}
+
+// A keyringFile is the file. What is not sealed in it is bound to what is.
+type keyringFile struct {
+	Version    int    `json:"carrel-keyring"`
+	ID         string `json:"id"`
+	Generation uint64 `json:"generation"`
+	Sealed     []byte `json:"sealed"`
+}
+
+func (f keyringFile) bound() []byte {
+	b := []byte(labelKeyring)
+	b = appendNumber(b, uint64(f.Version))
+	b = appendPart(b, f.ID)
+	return appendNumber(b, f.Generation)
+}
+
+// CreateKeyring makes a new keyring, with keys of its own, and its empty erasure ledger. It leaves existing files as they
+// are: [ErrExists].
+func CreateKeyring(path string, kek tink.AEAD) error {
+	if kek == nil {
+		return errors.New("crypto: a keyring needs a key-encryption key")
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%w: %s", ErrExists, path)
+	}
+	var id [16]byte
+	copy(id[:], newKey(len(id)))
+	c := content{
+		Generation:  1,
+		Epochs:      []epochKey{{1, time.Now().UTC().Truncate(time.Second), newKey(keySize)}},
+		IndexChange: 1,
+		Indexes:     []indexKey{{IndexIdentifier, 1, indexActive, newKey(keySize)}},
+		Pseudonyms:  []pseudonymKey{{1, newKey(keySize)}},
+		Ledger:      ledgerMark{Key: newKey(keySize)},
+	}
+	data, err := encodeKeyring(kek, id, c)
+	if err != nil {
+		return err
+	}
+	// The ledger first: a keyring without one is refused.
+	if err := createLedger(ledgerPath(path), id); err != nil {
+		return err
+	}
+	if err := createFile(path, data); err != nil {
+		if !errors.Is(err, ErrExists) {
+			os.Remove(ledgerPath(path))
+		}
+		return err
+	}
+	return nil
+}
+
+func ledgerPath(keyring string) string { return keyring + ".ledger" }
+
+func encodeKeyring(kek tink.AEAD, id [16]byte, c content) ([]byte, error) {
+	plain, err := json.Marshal(c)
+	if err != nil {
+		return nil, errors.New("crypto: the keyring cannot be encoded")
+	}
+	defer clear(plain)
+	f := keyringFile{Version: 1, ID: hex.EncodeToString(id[:]), Generation: c.Generation}
+	if f.Sealed, err = kek.Encrypt(plain, f.bound()); err != nil {
+		return nil, errors.New("crypto: the key-encryption key cannot seal the keyring") // a client's own words may hold anything
+	}
+	data, err := json.Marshal(f)
+	return append(data, '\n'), err
+}
+
+// OpenKeyring opens a keyring and replays its erasure ledger. The KEK is asked once.
+//
+// Errors: fs.ErrNotExist when there is no keyring, [ErrWrongKEK], [ErrLedger]. Defects of the Config name the field.
+func OpenKeyring(ctx context.Context, cfg Config) (*Keyring, error) {
+	switch {
+	case cfg.Path == "":
+		return nil, errors.New("crypto: Config.Path is empty, want the path of the keyring")
+	case cfg.KEK == nil:
+		return nil, errors.New("crypto: Config.KEK is nil, want the key-encryption key")
+	case cfg.CacheSize < 0:
+		return nil, fmt.Errorf("crypto: Config.CacheSize is %d, must not be negative", cfg.CacheSize)
+	case cfg.CacheTTL < 0:
+		return nil, fmt.Errorf("crypto: Config.CacheTTL is %v, must not be negative", cfg.CacheTTL)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	k := &Keyring{path: cfg.Path, kek: cfg.KEK, store: cfg.Store}
+	k.cache.init(cmp.Or(cfg.CacheSize, 4096), cmp.Or(cfg.CacheTTL, time.Minute))
+	s, err := k.read()
+	if err != nil {
+		return nil, err
+	}
+	k.state.Store(s)
+	if k.ledger, err = openLedger(ledgerPath(cfg.Path), s.id, s.content.Ledger); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// ID returns the installation's ID: 32 hexadecimal digits that are bound into all that the keyring seals.
+func (k *Keyring) ID() string {
+	s := k.state.Load()
+	return hex.EncodeToString(s.id[:])
+}
+
+const maxKeyring = 16 << 20
+
+// read reads the file and asks the KEK.
+func (k *Keyring) read() (*keys, error) {
+	f, err := k.readFile()
+	if err != nil {
+		return nil, err
+	}
+	s := &keys{epochs: map[uint32]tink.AEAD{}}
+	if n, err := hex.Decode(s.id[:], []byte(f.ID)); err != nil || n != len(s.id) {
+		return nil, fmt.Errorf("crypto: %s: not a keyring: its id is not 32 hexadecimal digits", k.path)
+	}
+	plain, err := k.kek.Decrypt(f.Sealed, f.bound())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", ErrWrongKEK, k.path)
+	}
+	defer clear(plain)
+	if err := json.Unmarshal(plain, &s.content); err != nil {
+		return nil, fmt.Errorf("crypto: %s: the keyring is damaged", k.path) // the decoder's words may quote it
+	}
+	if err := s.prepare(); err != nil {
+		return nil, fmt.Errorf("crypto: %s: %w", k.path, err)
+	}
+	return s, nil
+}
+
+func (k *Keyring) readFile() (f keyringFile, err error) {
+	file, err := os.Open(k.path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return f, fmt.Errorf("crypto: keyring %s: %w; without it nothing that it sealed can be opened: restore it, or create one for a new installation", k.path, fs.ErrNotExist)
+		}
+		return f, fileError("keyring", k.path, err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxKeyring))
+	if err != nil {
+		return f, fileError("keyring", k.path, err)
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil || d.More() {
+		return f, fmt.Errorf("crypto: %s: not a keyring", k.path)
+	}
+	if f.Version != 1 {
+		return f, fmt.Errorf("crypto: %s: a keyring of version %d; this carrel reads version 1", k.path, f.Version)
+	}
+	return f, nil
+}
+
+var errDamaged = errors.New("the keyring is damaged")
+
+// prepare makes the primitives.
+func (s *keys) prepare() error {
+	c := &s.content
+	if len(c.Epochs) == 0 || len(c.Pseudonyms) == 0 || len(c.Ledger.Key) != keySize {
+		return errDamaged
+	}
+	for _, e := range c.Epochs {
+		if len(e.Key) != keySize || s.epochs[e.Number] != nil {
+			return errDamaged
+		}
+		a, err := newAEAD(e.Key)
+		if err != nil {
+			return errDamaged
+		}
+		s.epochs[e.Number] = a
+		s.current = max(s.current, e.Number)
+	}
+	for _, p := range c.Pseudonyms {
+		if len(p.Key) != keySize {
+			return errDamaged
+		}
+	}
+	var err error
+	s.indexes, err = newIndexes(c.IndexChange, c.Indexes)
+	return err
+}
+
+// refresh reads the keyring again if another process has changed it since seen, and returns what is known now.
+func (k *Keyring) refresh(seen *keys) (*keys, error) {
+	k.reload.Lock()
+	defer k.reload.Unlock()
+	if now := k.state.Load(); now != seen {
+		return now, nil
+	}
+	f, err := k.readFile()
+	if err != nil {
+		return nil, err
+	}
+	if f.Generation == seen.content.Generation {
+		return seen, nil
+	}
+	return k.readAgain(seen)
+}
+
+// readAgain takes over a changed file. The caller holds reload.
+func (k *Keyring) readAgain(seen *keys) (*keys, error) {
+	s, err := k.read()
+	if err != nil {
+		return nil, err
+	}
+	if s.id != seen.id || s.content.Generation < seen.content.Generation {
+		return nil, fmt.Errorf("crypto: %s: was replaced by another keyring or an older copy", k.path)
+	}
+	k.state.Store(s)
+	return s, nil
+}
+
+// change lets f alter the keyring and writes it, alone among all processes. F gets the contents as they are in the file
+// now, not shared with anybody. If it returns false, nothing is written.
+func (k *Keyring) change(ctx context.Context, f func(*content) (changed bool, err error)) error {
+	unlock, err := lockFile(k.path)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	k.reload.Lock()
+	defer k.reload.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s := k.state.Load()
+	file, err := k.readFile()
+	if err != nil {
+		return err
+	}
+	if file.Generation != s.content.Generation {
+		if s, err = k.readAgain(s); err != nil {
+			return err
+		}
+	}
+	c := s.content
+	c.Epochs, c.Indexes, c.Pseudonyms = slices.Clone(c.Epochs), slices.Clone(c.Indexes), slices.Clone(c.Pseudonyms)
+	changed, err := f(&c)
+	if err != nil || !changed {
+		return err
+	}
+	if c.Ledger, err = k.ledger.mark(); err != nil {
+		return err
+	}
+	c.Generation++
+	next := &keys{id: s.id, content: c, epochs: map[uint32]tink.AEAD{}}
+	if err := next.prepare(); err != nil {
+		return err
+	}
+	data, err := encodeKeyring(k.kek, s.id, c)
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(k.path, data); err != nil {
+		return err
+	}
+	k.state.Store(next)
+	return nil
+}

@@ -1,0 +1,221 @@
+package crypto
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const maxSubject = 255
+
+func checkSubject(s Subject) error {
+	if len(s) == 0 || len(s) > maxSubject {
+		return fmt.Errorf("crypto: a subject has %d bytes, want 1 to %d", len(s), maxSubject)
+	}
+	return nil
+}
+
+// CreateKeys draws keys for new subjects and stores them, all in one transaction of the store. A subject that has a key
+// keeps it. One that was shredded gets none: [ErrShredded].
+func (k *Keyring) CreateKeys(ctx context.Context, subjects ...Subject) error {
+	if k.store == nil {
+		return ErrNoStore
+	}
+	s := k.state.Load()
+	changes := make([]KeyChange, 0, len(subjects))
+	made := make([]*subjectKey, 0, len(subjects))
+	deadline := time.Now().Add(k.cache.ttl)
+	seen := make(map[Subject]bool, len(subjects))
+	for _, subject := range subjects {
+		if err := checkSubject(subject); err != nil {
+			return err
+		}
+		if k.ledger.has(subject) {
+			return ErrShredded
+		}
+		if seen[subject] {
+			continue
+		}
+		seen[subject] = true
+		raw := newKey(keySize)
+		wrapped, err := s.wrap(subject, raw)
+		if err != nil {
+			return err
+		}
+		key, err := s.subjectKey(subject, raw, deadline)
+		clear(raw)
+		if err != nil {
+			return err
+		}
+		changes = append(changes, KeyChange{Key: wrapped})
+		made = append(made, key)
+	}
+	lost, err := k.store.PutKeys(ctx, changes)
+	if err != nil {
+		return err
+	}
+	for _, subject := range lost { // they have a key, which is loaded when it is needed
+		seen[subject] = false
+	}
+	for _, key := range made {
+		if !seen[key.subject] {
+			continue
+		}
+		k.cache.put(key)
+		if k.ledger.has(key.subject) { // shredded while this was under way, perhaps before the key was there to be deleted
+			return errors.Join(ErrShredded, k.destroy(ctx, key.subject))
+		}
+	}
+	return nil
+}
+
+// wrap seals a subject key under the current epoch.
+func (s *keys) wrap(subject Subject, raw []byte) (WrappedKey, error) {
+	sealed, err := s.epochs[s.current].Encrypt(raw, s.boundToKey(subject, s.current))
+	if err != nil {
+		return WrappedKey{}, errors.New("crypto: a subject key cannot be wrapped")
+	}
+	return WrappedKey{Subject: subject, Epoch: s.current, Wrapped: sealed}, nil
+}
+
+func (s *keys) unwrap(w WrappedKey) ([]byte, error) {
+	a := s.epochs[w.Epoch]
+	if a == nil {
+		return nil, ErrNoEpoch
+	}
+	raw, err := a.Decrypt(w.Wrapped, s.boundToKey(w.Subject, w.Epoch))
+	if err != nil || len(raw) != keySize {
+		return nil, ErrNotAuthentic
+	}
+	return raw, nil
+}
+
+func (s *keys) boundToKey(subject Subject, epoch uint32) []byte {
+	b := make([]byte, 0, 128)
+	b = append(b, labelKey...)
+	b = appendPart(b, s.id[:])
+	b = appendPart(b, string(subject))
+	return appendNumber(b, uint64(epoch))
+}
+
+func (s *keys) subjectKey(subject Subject, raw []byte, until time.Time) (*subjectKey, error) {
+	a, err := newAEAD(raw)
+	if err != nil {
+		return nil, errors.New("crypto: a subject key cannot be used")
+	}
+	b := make([]byte, 0, len(labelSegment)+8+16+8+len(subject))
+	b = append(b, labelSegment...)
+	b = appendPart(b, s.id[:])
+	b = appendPart(b, string(subject))
+	return &subjectKey{subject: subject, aead: a, bound: b, until: until}, nil
+}
+
+// key returns the key of a subject, from the cache or the store. Of many who miss the same one, one asks the store.
+func (k *Keyring) key(ctx context.Context, subject Subject) (*subjectKey, error) {
+	now := time.Now()
+	if key := k.cache.get(subject, now); key != nil {
+		return key, nil
+	}
+	if k.store == nil {
+		return nil, ErrNoStore
+	}
+	if err := checkSubject(subject); err != nil {
+		return nil, err
+	}
+	for {
+		key, f, first := k.cache.board(subject, now)
+		if key != nil {
+			return key, nil
+		}
+		if first {
+			k.fly(ctx, subject, f, now.Add(k.cache.ttl))
+			return f.key, f.err
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		// That somebody else gave up is no reason for us to.
+		if !errors.Is(f.err, context.Canceled) && !errors.Is(f.err, context.DeadlineExceeded) {
+			return f.key, f.err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		now = time.Now()
+	}
+}
+
+// fly loads a key, and lands also when the store panics: others are waiting.
+func (k *Keyring) fly(ctx context.Context, subject Subject, f *flight, until time.Time) {
+	key, err := (*subjectKey)(nil), errors.New("crypto: the key store panicked")
+	defer func() { k.cache.land(subject, f, key, err) }()
+	key, err = k.load(ctx, subject, until)
+}
+
+func (k *Keyring) load(ctx context.Context, subject Subject, until time.Time) (*subjectKey, error) {
+	// What other processes shredded is looked up as often as a cached key may live. Before the store is asked: a key
+	// that it gives back after a tombstone is one that a backup brought back.
+	if err := k.ledger.refreshAfter(k.cache.ttl); err != nil {
+		return nil, err
+	}
+	w, err := k.store.Key(ctx, subject)
+	switch {
+	case k.ledger.has(subject):
+		return nil, ErrShredded
+	case errors.Is(err, ErrNoKey):
+		if err := k.ledger.refresh(); err != nil {
+			return nil, err
+		}
+		if k.ledger.has(subject) {
+			return nil, ErrShredded
+		}
+		return nil, ErrNoKey
+	case err != nil:
+		return nil, err
+	}
+	w.Subject = subject // whatever the row says
+	s := k.state.Load()
+	raw, err := s.unwrap(w)
+	if errors.Is(err, ErrNoEpoch) { // one that another process has begun
+		if s, err = k.refresh(s); err == nil {
+			raw, err = s.unwrap(w)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer clear(raw)
+	return s.subjectKey(subject, raw, until)
+}
+
+// Shred destroys the key of a subject: what is sealed for them cannot be opened again, by anybody, in any copy of the data
+// whose copy of the key is gone too, and in the others no longer through this keyring. It writes a tombstone to the erasure
+// ledger first, so that a key that comes back with a restored database stays dead.
+//
+// When Shred has returned, this process opens nothing of the subject's; another process may for as long as it keeps keys
+// (Config.CacheTTL). When it returns an error after the tombstone was written, the subject is shredded all the
+// same, but the wrapped key may still lie in the store: call it again. Shredding twice is not an error, nor is shredding
+// somebody who never had a key.
+func (k *Keyring) Shred(ctx context.Context, subject Subject) error {
+	if k.store == nil {
+		return ErrNoStore
+	}
+	if err := checkSubject(subject); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := k.ledger.bury(subject); err != nil {
+		return err
+	}
+	return k.destroy(ctx, subject)
+}
+
+func (k *Keyring) destroy(ctx context.Context, subject Subject) error {
+	k.cache.kill(subject)
+	return k.store.DeleteKey(ctx, subject)
+}
