@@ -39,7 +39,7 @@ var house = map[string]room{
 	"circulation": {}, // not patron: a loan cannot name its borrower
 	"audit":       {ours: []string{"crypto"}, third: []string{"golang.org/x/mod"}},
 	"lockout":     {ours: []string{"audit"}},
-	"patron":      {ours: []string{"crypto", "audit", "access"}, third: []string{"github.com/google/uuid"}},
+	"patron":      {ours: []string{"crypto", "audit", "access"}, third: []string{"github.com/google/uuid", "golang.org/x/text"}}, // x/text: Unicode normalization of what is looked up
 	"anonymize":   {ours: []string{"circulation", "audit"}, third: []string{"go.yaml.in/yaml/v3"}}, // nor anonymize
 	"rights":      {ours: []string{"patron", "circulation", "anonymize", "audit", "crypto"}, third: []string{"filippo.io/age"}},
 
@@ -77,7 +77,9 @@ var (
 		"github.com/riverqueue/river",
 		"github.com/schollz/progressbar/v3",
 		"github.com/spf13/cobra",
+		"github.com/nyaruka/phonenumbers",
 		"github.com/spf13/pflag",
+		"github.com/tink-crypto/tink-go/v2",
 		"go.yaml.in/yaml/v3",
 		"golang.org/x/sync",
 		"golang.org/x/term",

@@ -48,10 +48,13 @@ func ParseMatrix(data []byte) (*Matrix, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The version comes first: what else stands in a file of another version is not ours to judge.
+	if version := value(root, "carrel-access"); root.Kind == yaml.MappingNode && version.Value != "1" {
+		return nil, fault(version, "carrel-access", "an access file begins with `carrel-access: 1`, the version of its format that this carrel knows")
+	}
 	m := &Matrix{decisions: map[place]Decision{}}
-	var version string
 	err = mapping(root, "the access file", []field{
-		{"carrel-access", text(&version, "carrel-access")},
+		{"carrel-access", func(*yaml.Node) error { return nil }},
 		{"id", text(&m.id, "id")},
 		{"revision", count(&m.revision, "revision")},
 		{"title", text(&m.title, "title")},
@@ -60,8 +63,6 @@ func ParseMatrix(data []byte) (*Matrix, error) {
 		{"tests", m.runTests},
 	})
 	switch {
-	case value(root, "carrel-access") == root && root.Kind == yaml.MappingNode, version != "" && version != "1":
-		return nil, fault(value(root, "carrel-access"), "carrel-access", "an access file begins with `carrel-access: 1`, the version of its format that this carrel knows")
 	case err != nil:
 		return nil, err
 	case m.id == "":

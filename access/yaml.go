@@ -72,6 +72,13 @@ func firstInvalid(data []byte) int {
 
 var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
 
+// countedFromZero holds the messages of the YAML library's parser, which counts lines from 0 where its
+// scanner counts from 1.
+var countedFromZero = [...]string{
+	"did not find expected key", "did not find expected '-' indicator", "did not find expected node content",
+	"did not find expected ',' or ']'", "did not find expected ',' or '}'", "did not find expected <document start>",
+}
+
 // syntaxFault turns the YAML library's error into ours. Where it names no line, the error is about the
 // file as a whole or about a word that we can look for.
 func syntaxFault(data []byte, err error) error {
@@ -79,6 +86,9 @@ func syntaxFault(data []byte, err error) error {
 	m := yamlLine.FindStringSubmatch(message)
 	n := &yaml.Node{Line: 1, Column: 1}
 	if line, convErr := strconv.Atoi(m[1]); convErr == nil {
+		if slices.Contains(countedFromZero[:], m[2]) {
+			line++
+		}
 		n.Line = min(max(line, 1), 1+bytes.Count(data, []byte("\n")))
 	} else if i := bytes.IndexFunc(data, func(r rune) bool { return r < ' ' && r != '\n' && r != '\r' && r != '\t' }); i >= 0 {
 		n.Line = 1 + bytes.Count(data[:i], []byte("\n"))

@@ -36,8 +36,9 @@ type Row struct {
 	Version  uint64 // 1 when it is inserted, one more with every write
 	Facts    Facts  // times are to the microsecond, in UTC
 	Segments []SealedSegment
-	Tokens   []crypto.Token // by which it is found; no two alike
-	Indexed  uint64         // the change of the index keys with which the tokens were made
+	Tokens   []crypto.Token // of its identifiers; no two alike, and nobody else has them
+	Lookups  []crypto.Token // by which it is found, too; others may have them as well. No two alike
+	Indexed  uint64         // the change of the index keys with which the tokens and lookups were made
 }
 
 // A SealedSegment is one segment. A segment without content is left out.
@@ -48,17 +49,18 @@ type SealedSegment struct {
 }
 
 // A Store holds patrons in whatever tables the library system already has. Methods are safe for concurrent use, also by
-// several processes, and honor ctx. A token belongs to one patron. Errors contain no rows. What a method returns is the caller's.
+// several processes, and honor ctx. A token of Row.Tokens belongs to one patron, one of Row.Lookups to any number. Errors contain no rows. What a method returns is the caller's.
 type Store interface {
 	// Get returns a patron, or [ErrNotFound].
 	Get(ctx context.Context, id ID) (Row, error)
 
-	// Find returns the patrons who have one of the tokens, each once, in any order, and the newest change of the index keys
-	// that was ever written, both as of one moment.
+	// Find returns who has each of the tokens, among their Tokens or their Lookups, and the newest change of the index keys that
+	// was ever written, both as of one moment. Tokens that nobody has are left out. There may be thousands of tokens. Of one
+	// that more than 1,000 patrons have, some 1,000 of them are enough.
 	Find(ctx context.Context, tokens []crypto.Token) (Found, error)
 
 	// Write makes all writes of the batch durable in one transaction, or none of them. Errors: a [*ConflictError] when a row is
-	// not of the version that the write replaces, a [*DuplicateError] when a token belongs to somebody else, and
+	// not of the version that the write replaces, a [*DuplicateError] when one of its Tokens belongs to somebody else, and
 	// [ErrStaleIndexes] when batch.Indexed is less than the newest ever written; when it is greater, it becomes that.
 	Write(ctx context.Context, batch Batch) error
 
@@ -70,7 +72,7 @@ type Store interface {
 
 // Found is what [Store.Find] returns.
 type Found struct {
-	IDs     []ID
+	Owners  map[crypto.Token][]ID // each patron once, in any order
 	Indexed uint64
 }
 
@@ -80,7 +82,7 @@ type Batch struct {
 	Writes  []Write
 }
 
-// A Write inserts a row, replaces one whole, with all its segments and tokens, or removes it.
+// A Write inserts a row, replaces one whole, with all its segments, tokens and lookups, or removes it.
 type Write struct {
 	Row    Row    // Row.Version is Old+1
 	Old    uint64 // the version that is replaced; 0: there must be none
@@ -122,7 +124,7 @@ var (
 	ErrConflict     = errors.New("patron: somebody else has changed it meanwhile")
 	ErrDuplicate    = errors.New("patron: an identifier belongs to another patron")
 	ErrStaleIndexes = errors.New("patron: the index keys have changed")
-	ErrReviewed     = errors.New("patron: this break-glass has been reviewed already")
+	ErrReviewed     = access.ErrReviewed
 )
 
 // A ConflictError says which row is not of the version that was to be replaced. It is an [ErrConflict].

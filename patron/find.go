@@ -1,0 +1,186 @@
+package patron
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/carrel-project/carrel/access"
+	"github.com/carrel-project/carrel/audit"
+	"github.com/carrel-project/carrel/crypto"
+)
+
+// Find returns the patron who has an identifier, of whatever type. It needs the right to find.
+//
+// Errors: [ErrNotFound], [ErrDenied], [ErrNotRecorded].
+func (d *Directory) Find(ctx context.Context, call Call, identifier crypto.Secret) (ID, error) {
+	a, err := d.begin(ctx, call, audit.Find, ID{})
+	if err != nil {
+		return ID{}, err
+	}
+	if err := a.need(ctx, access.Find); err != nil {
+		return ID{}, err
+	}
+	ids, err := d.byIdentifier(ctx, identifier)
+	if err != nil {
+		return ID{}, err
+	}
+	ids, err = a.found(ctx, ids)
+	if err != nil {
+		return ID{}, err
+	}
+	return ids[0], nil
+}
+
+// FindBy returns the patrons who have the values, one for each field of a lookup of the Config; at most some thousand. It needs the right to find.
+//
+// Errors: [ErrNotFound], [ErrDenied], [ErrNotRecorded], [ErrNotReady].
+func (d *Directory) FindBy(ctx context.Context, call Call, lookup string, values ...crypto.Secret) ([]ID, error) {
+	a, err := d.begin(ctx, call, audit.Find, ID{})
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(d.cfg.Lookups, func(l Lookup) bool { return l.index.Name() == lookup })
+	if i < 0 {
+		return nil, fmt.Errorf("patron: this directory has no such lookup")
+	}
+	l := d.cfg.Lookups[i]
+	// Whom a value finds tells the value.
+	for s := range l.segments().All() {
+		if a.may.Levels.Of(s) != access.Full {
+			return nil, a.refuse(ctx, whyNoRight)
+		}
+	}
+	if err := a.need(ctx, access.Find); err != nil {
+		return nil, err
+	}
+	normal := make([]string, len(values))
+	for i, v := range values {
+		normal[i] = Normalize(v.Reveal())
+	}
+	ids, err := d.lookUp(ctx, l.index, normal...)
+	if err != nil {
+		return nil, err
+	}
+	return a.found(ctx, ids)
+}
+
+// found records who was found, or that nobody was. A patron who acts for themself finds nobody else.
+func (a *act) found(ctx context.Context, ids []ID) ([]ID, error) {
+	if self := a.call.Self; !self.IsZero() {
+		ids = slices.DeleteFunc(ids, func(id ID) bool { return id != self })
+	}
+	if len(ids) == 0 {
+		return nil, a.missing(ctx)
+	}
+	for _, id := range ids {
+		a.about(id)
+	}
+	if err := a.done(ctx); err != nil {
+		return nil, err
+	}
+	return ids, nil
+}
+
+// Resolve returns the patron behind a borrower token of a circulation record, for an overdue notice or a lost item. It needs the right to resolve.
+//
+// Errors: [ErrNotFound], also for a token of another installation; [ErrDenied], [ErrNotRecorded].
+func (d *Directory) Resolve(ctx context.Context, call Call, token string) (ID, error) {
+	a, err := d.begin(ctx, call, audit.Resolve, ID{})
+	if err != nil {
+		return ID{}, err
+	}
+	if err := a.need(ctx, access.Resolve); err != nil {
+		return ID{}, err
+	}
+	var ids []ID
+	reference, err := d.borrowers.Open(token)
+	if err == nil {
+		ids, err = d.byReference(ctx, reference)
+	} else if errors.Is(err, crypto.ErrNotPseudonym) {
+		err = nil
+	}
+	if err != nil {
+		return ID{}, err
+	}
+	ids, err = a.found(ctx, ids)
+	if err != nil {
+		return ID{}, err
+	}
+	return ids[0], nil
+}
+
+// byReference finds a patron by ID or by identifier.
+func (d *Directory) byReference(ctx context.Context, reference crypto.Secret) ([]ID, error) {
+	if id, err := ParseID(reference.Reveal()); err == nil {
+		switch _, err := d.cfg.Store.Get(ctx, id); {
+		case err == nil:
+			return []ID{id}, nil
+		case !errors.Is(err, ErrNotFound):
+			return nil, err
+		}
+	}
+	return d.byIdentifier(ctx, reference)
+}
+
+func (d *Directory) byIdentifier(ctx context.Context, identifier crypto.Secret) ([]ID, error) {
+	value := Normalize(identifier.Reveal())
+	if value == "" {
+		return nil, nil
+	}
+	return d.lookUp(ctx, d.identifier, value)
+}
+
+// ErrNotReady means that an index is still being built.
+var ErrNotReady = errors.New("patron: this index is still being built; see Reindex")
+
+// ErrOldKeyring means that the store was written with index keys that the keyring file does not have: it is an old copy.
+var ErrOldKeyring = errors.New("patron: the keyring is older than the database")
+
+// lookUp asks the store with keys that are not older than the store's. While an index is rotated, it looks for old and new tokens, and
+// when somebody else ended the rotation meanwhile, it looks again.
+func (d *Directory) lookUp(ctx context.Context, index crypto.Index, values ...string) ([]ID, error) {
+	x := d.cfg.Keys.Indexes()
+	for {
+		if !x.Ready(index.Name()) {
+			var err error
+			if x, err = d.cfg.Keys.RefreshIndexes(); err != nil {
+				return nil, err
+			}
+			if !x.Ready(index.Name()) {
+				return nil, ErrNotReady
+			}
+		}
+		tokens, err := x.Tokens(index, values...)
+		if err != nil {
+			return nil, err
+		}
+		found, err := d.cfg.Store.Find(ctx, tokens)
+		if err != nil {
+			return nil, err
+		}
+		if found.Indexed <= x.Change() {
+			ids := map[ID]bool{}
+			for _, owners := range found.Owners {
+				for _, id := range owners {
+					ids[id] = true
+				}
+			}
+			return slices.SortedFunc(maps.Keys(ids), func(a, b ID) int { return slices.Compare(a[:], b[:]) }), nil
+		}
+		if x, err = d.newer(x); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// newer returns index keys that are newer than the ones given.
+func (d *Directory) newer(x *crypto.Indexes) (*crypto.Indexes, error) {
+	next, err := d.cfg.Keys.RefreshIndexes()
+	if err == nil && next.Change() <= x.Change() {
+		err = ErrOldKeyring
+	}
+	return next, err
+}

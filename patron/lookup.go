@@ -1,0 +1,112 @@
+package patron
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/carrel-project/carrel/access"
+	"github.com/carrel-project/carrel/crypto"
+)
+
+// A Lookup is a blind index over fields of the profile, beside the one of identifiers, by which patrons are found: by
+// e-mail address, say, or by last name and birth date together. The zero value is not usable.
+type Lookup struct {
+	index crypto.Index
+	of    []place
+}
+
+type place struct {
+	segment access.Segment
+	field   int
+}
+
+// NewLookup declares an index over fields, each written as segment.field ("emails.address", "names.last", "birth.date"; see
+// [Fields]). What has few values, or some that are frequent, is refused by itself with [crypto.ErrLowEntropy]: a name, a birth
+// date, a postcode; how often each token occurs would give it away. It is accepted together with a field that has many values; a last
+// name counts as one when another field stands beside it.
+func NewLookup(name string, fields ...string) (Lookup, error) {
+	if name == crypto.IndexIdentifier {
+		return Lookup{}, fmt.Errorf("patron: the lookup %s is there always", name)
+	}
+	l := Lookup{}
+	declared := make([]crypto.Field, 0, len(fields))
+	names := 0
+	for _, f := range fields {
+		segment, field, _ := strings.Cut(f, ".")
+		s, err := access.ParseSegment(segment)
+		if err != nil {
+			return Lookup{}, fmt.Errorf("patron: lookup %s: no such field; want segment.field, as in emails.address", name)
+		}
+		at := -1
+		for i, known := range Fields(s) {
+			if known.Name == field {
+				at = i
+			}
+		}
+		if at < 0 {
+			return Lookup{}, fmt.Errorf("patron: lookup %s: %v have no such field", name, s)
+		}
+		l.of = append(l.of, place{s, at})
+		low := Fields(s)[at].low
+		if s == access.Names && field == "last" {
+			names++
+		}
+		declared = append(declared, crypto.Field{Name: f, LowEntropy: low})
+	}
+	if names > 0 && len(fields) > 1 {
+		for i := range declared {
+			if l.of[i].segment == access.Names {
+				declared[i].LowEntropy = false
+			}
+		}
+	}
+	var err error
+	l.index, err = crypto.NewIndex(name, declared...)
+	return l, err
+}
+
+// Index returns the index, to add it to a keyring: [crypto.Keyring.AddIndex].
+func (l Lookup) Index() crypto.Index { return l.index }
+
+// tokens appends the tokens of a profile. Fields of one segment are taken from the same entry; where segments differ, each entry of one goes
+// with each of the other.
+func (l Lookup) tokens(x *crypto.Indexes, p *Profile) ([]crypto.Token, error) {
+	var all []crypto.Token
+	err := l.combine(p, make([]string, len(l.of)), 0, func(values []string) error {
+		t, err := x.Tokens(l.index, values...)
+		all = append(all, t...)
+		return err
+	})
+	return all, err
+}
+
+func (l Lookup) combine(p *Profile, values []string, from int, do func([]string) error) error {
+	if from == len(l.of) {
+		return do(values)
+	}
+	segment, to := l.of[from].segment, from
+	for to < len(l.of) && l.of[to].segment == segment {
+		to++
+	}
+	for e := range p.entries(segment) {
+		complete := true
+		for i := from; i < to; i++ {
+			values[i] = Normalize(e.fields[l.of[i].field].Reveal())
+			complete = complete && values[i] != ""
+		}
+		if !complete {
+			continue
+		}
+		if err := l.combine(p, values, to, do); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l Lookup) segments() (set access.Set) {
+	for _, at := range l.of {
+		set = set.With(at.segment)
+	}
+	return set
+}
