@@ -18,16 +18,15 @@ type fileKind struct {
 	name     string   // the flag, and the key in a map file
 	required []string // without them records that are in the database already would lose what they have
 	columns  []string
-	entry    func(*row) circulation.Entry   // nil for patrons
-	account  func(*row) circulation.Account // for patrons only
+	entry    func(*row) circulation.Entry // nil for patrons
 }
 
 // fileKinds returns the kinds in the order in which they must be imported: what points comes after
 // what it points at.
 func fileKinds() []fileKind {
 	return []fileKind{
-		{name: "patrons", required: []string{"patron"}, account: patronOf,
-			columns: words("patron group expires history history_since")},
+		{name: "patrons", required: []string{"patron"},
+			columns: words("patron group categories library expires history history_since " + profileColumns)},
 		{name: "loans", required: words("loan borrower returned"), entry: loanOf,
 			columns: words("loan borrower proxy sponsor staff group categories item library location type loaned due returned renewals lost claimed_returned withdrawn comment note")},
 		{name: "requests", required: words("request borrower"), entry: requestOf,
@@ -54,17 +53,6 @@ func (k *fileKind) points() map[string]circulation.Kind {
 
 func words(s string) []string { return strings.Fields(s) }
 
-func patronOf(r *row) circulation.Account {
-	a := circulation.Account{Borrower: r.person("patron"), Group: r.text("group"), Expires: r.time("expires"), WishSince: r.time("history_since")}
-	switch r.word("history", "", "keep", "forget") {
-	case "keep":
-		a.Wish = circulation.WishKeep
-	case "forget":
-		a.Wish = circulation.WishForget
-	}
-	return a
-}
-
 func loanOf(r *row) circulation.Entry {
 	l := circulation.Loan{ID: r.text("loan"),
 		Borrower: r.person("borrower"), Proxy: r.proxy(), Sponsor: r.person("sponsor"), Staff: r.person("staff"),
@@ -72,7 +60,7 @@ func loanOf(r *row) circulation.Entry {
 		Type: r.text("type"), Item: r.text("item"),
 		Loaned: r.time("loaned"), Due: r.time("due"), Returned: r.time("returned"), Renewals: r.count("renewals"),
 		Lost: r.yes("lost"), ClaimedReturned: r.yes("claimed_returned"), Withdrawn: r.yes("withdrawn"),
-		Comment: r.text("comment"), Note: r.text("note")}
+		Comment: r.private("comment"), Note: r.private("note")}
 	// The item is there or given up: what was said about it before no longer protects the link.
 	if (!l.Returned.IsZero() || l.Withdrawn) && (l.Lost || l.ClaimedReturned) {
 		l.Lost, l.ClaimedReturned, r.cleared = false, false, true
@@ -86,7 +74,7 @@ func requestOf(r *row) circulation.Entry {
 		Group: r.text("group"), Categories: r.list("categories"), Library: r.text("library"), Location: r.text("location"),
 		Type: r.text("type"), Item: r.text("item"),
 		Requested: r.time("requested"), Loan: r.text("loan"),
-		Address: r.text("address"), Comment: r.text("comment"), Note: r.text("note")}
+		Address: r.private("address"), Comment: r.private("comment"), Note: r.private("note")}
 	outcome, at := r.oneOf("filled", "cancelled", "expired")
 	q.Outcome, q.Closed = circulation.RequestOutcome(outcome), at
 	return q
@@ -98,7 +86,7 @@ func sharingOf(r *row) circulation.Entry {
 		Group: r.text("group"), Categories: r.list("categories"), Library: r.text("library"), Location: r.text("location"),
 		Type: r.text("type"), Item: r.text("item"),
 		Requested: r.time("requested"), Closed: r.time("closed"), Loan: r.text("loan"), Request: r.text("request"),
-		Address: r.text("address"), Comment: r.text("comment"), Note: r.text("note")}
+		Address: r.private("address"), Comment: r.private("comment"), Note: r.private("note")}
 	state := r.word("state", "", "requested", "shipped", "received", "completed", "cancelled", "rejected")
 	switch state {
 	case "", "requested":
@@ -119,7 +107,7 @@ func feeOf(r *row) circulation.Entry {
 		Borrower: r.person("borrower"), Sponsor: r.person("sponsor"), Staff: r.person("staff"),
 		Group: r.text("group"), Categories: r.list("categories"), Library: r.text("library"), Type: r.text("kind"),
 		Amount: r.amount("amount"), Charged: r.time("charged"), Closed: r.time("closed"),
-		Method: r.text("payment_method"), Loan: r.text("loan"), Comment: r.text("comment"), Note: r.text("note")}
+		Method: r.text("payment_method"), Loan: r.text("loan"), Comment: r.private("comment"), Note: r.private("note")}
 	switch status := r.word("status", "open", "in-process", "paid", "waived", "exported"); status {
 	case "in-process":
 		f.Status = circulation.FeeInProcess
@@ -137,7 +125,7 @@ func noticeOf(r *row) circulation.Entry {
 		Borrower: r.person("borrower"), Recipient: r.person("recipient"),
 		Group: r.text("group"), Categories: r.list("categories"), Library: r.text("library"), Type: r.text("type"),
 		Created: r.time("created"), Loan: r.text("loan"), Request: r.text("request"), Fee: r.text("fee"),
-		Address: r.text("address"), Body: r.text("body"), Note: r.text("note")}
+		Address: r.private("address"), Body: r.private("body"), Note: r.private("note")}
 	outcome, at := r.oneOf("sent", "failed")
 	n.Outcome, n.Sent = circulation.NoticeOutcome(outcome), at
 	return n
@@ -147,6 +135,7 @@ func noticeOf(r *row) circulation.Entry {
 // in err; messages name the column and never repeat the value, which may be a borrower in the wrong place.
 type row struct {
 	value   func(column string) string
+	seal    *sealer
 	times   func(string) (time.Time, error)
 	cleared bool            // a check-in cleared its marks
 	dropped map[string]bool // columns that point at what is not there, and are empty now
@@ -171,7 +160,23 @@ func (r *row) text(column string) string {
 	return s
 }
 
-func (r *row) person(column string) circulation.Borrower { return circulation.Borrower(r.text(column)) }
+// person returns who stands in a column, as a pseudonym.
+func (r *row) person(column string) circulation.Borrower {
+	b, err := r.seal.borrower(r.text(column))
+	if err != nil {
+		r.fail(column, "cannot be sealed")
+	}
+	return b
+}
+
+// private returns a text that somebody wrote about a person or to them, sealed.
+func (r *row) private(column string) string {
+	s, err := r.seal.text(r.text(column))
+	if err != nil {
+		r.fail(column, "cannot be sealed")
+	}
+	return s
+}
 
 // proxy returns who acted for the borrower; borrowers who acted for themselves have none.
 func (r *row) proxy() circulation.Borrower {

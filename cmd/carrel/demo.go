@@ -16,6 +16,7 @@ import (
 
 	"github.com/carrel-project/carrel/anonymize"
 	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/research/synth"
 )
 
@@ -28,11 +29,12 @@ func newDemo() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Make up a library, forget what is due, prove it, and write a page about it",
-		Long: `Makes up a library of people who never were, in a SQLite file, sweeps it under a layered policy, searches the
-file byte by byte for the borrowers that are forgotten, explains a few records, and writes one HTML page about it.
+		Long: `Makes up a library of people who never were, seals who they are, in a SQLite file, sweeps it under a layered policy,
+searches the file byte by byte for what is sealed and for the borrowers that are forgotten, explains a few records, and
+writes one HTML page about it.
 It takes a few seconds and needs nothing.
 
-Exit status 1: the search found a borrower that should be gone.`,
+Exit status 1: the search found a borrower that should be gone, or something sealed in plain.`,
 		Example: `  carrel demo
   carrel demo --dir demo --loans 200000 --seed 7`,
 		Args: noArgs,
@@ -80,7 +82,12 @@ type demo struct {
 	policy *anonymize.Policy
 	lib    *synth.Library
 	db     *database
+	keys   *crypto.Keyring
+	seal   *sealer
 	listed map[circulation.Borrower]bool // on the list of patrons
+
+	secrets map[string]bool // what was sealed, in plain
+	barcode string          // of one of the patrons
 }
 
 // A demoResult is what `demo --json` says.
@@ -102,6 +109,9 @@ type demoSearch struct {
 	Before int   `json:"found_before"` // how many of them were in the file before the sweep
 	After  int   `json:"found_after"`
 	Bytes  int64 `json:"bytes"` // searched after the sweep
+
+	Sealed int `json:"sealed"`       // names, streets, e-mail addresses, bar codes and borrower numbers that were sealed
+	Plain  int `json:"sealed_found"` // how many of them are in the file, before or after the sweep
 }
 
 func (d *demo) run(ctx context.Context) (r demoResult, err error) {
@@ -157,6 +167,7 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 		return r, err
 	}
 	r.Search.After, r.Search.Bytes = found(now, gone), int64(len(now))
+	r.Search.Sealed, r.Search.Plain = len(d.secrets), found(append(old, now...), d.secrets)
 	r.Seconds = time.Since(began).Seconds()
 
 	unlinked, linked := 0, 0
@@ -164,7 +175,9 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 		unlinked, linked = unlinked+k.Unlinked, linked+k.LinkedBefore
 	}
 	fmt.Fprintf(d.say, "swept:    %s of %s records unlinked in %.1f s, under %s\n", thousands(unlinked), thousands(linked), r.Sweep.Seconds, r.Policy)
-	fmt.Fprintf(d.say, "searched: of %s borrowers whom nothing names any more, %s were in the file before, %s are in its %s bytes now\n",
+	fmt.Fprintf(d.say, "sealed:   of %s names, streets, e-mail addresses, bar codes and borrower numbers, %s are in the file, before or after\n",
+		thousands(r.Search.Sealed), thousands(r.Search.Plain))
+	fmt.Fprintf(d.say, "searched: of the pseudonyms of %s borrowers whom nothing names any more, %s were in the file before, %s are in its %s bytes now\n",
 		thousands(r.Search.Sought), thousands(r.Search.Before), thousands(r.Search.After), thousands(int(r.Search.Bytes)))
 	page, err := d.page(r, before, after)
 	if err != nil {
@@ -173,7 +186,8 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 	if err := writeNew(r.Page, page, 0o644); err != nil {
 		return r, err
 	}
-	_, err = fmt.Fprintf(d.say, "page:     %s\n\nGo on with it:\n  carrel sweep --db %s --policy %s --dry-run --at %s\n", r.Page, r.Database, r.Policy, d.at.AddDate(0, 3, 0).Format(time.DateOnly))
+	_, err = fmt.Fprintf(d.say, "page:     %s\n\nGo on with it:\n  carrel sweep --db %s --policy %s --dry-run --at %s\n  echo %s | carrel patron show --db %s --identifier-file - --actor me --role patron-services --purpose support\n",
+		r.Page, r.Database, r.Policy, d.at.AddDate(0, 3, 0).Format(time.DateOnly), d.barcode, r.Database)
 	return r, err
 }
 
@@ -188,7 +202,7 @@ func (d *demo) prepare() (err error) {
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {
 		return fmt.Errorf("%s: %w", d.dir, reason(err))
 	}
-	for _, name := range []string{"library.db", "policy.yaml", "index.html"} {
+	for _, name := range []string{"library.db", "library.db.keys", "library.db.keys.kek", "policy.yaml", "index.html"} {
 		if _, err := os.Lstat(filepath.Join(d.dir, name)); err == nil {
 			return fmt.Errorf("%s: exists already; choose another --dir", filepath.Join(d.dir, name))
 		}
@@ -205,14 +219,18 @@ func (d *demo) fill(ctx context.Context, r *demoResult) (err error) {
 	if d.db, err = openDatabase(ctx, r.Database, createIt); err != nil {
 		return err
 	}
+	if err := d.sealPatrons(ctx); err != nil {
+		return err
+	}
 	// Who left more than a year ago is no longer on the list of patrons, as in life.
 	d.listed = map[circulation.Borrower]bool{}
 	year := d.at.AddDate(-1, 0, 0)
 	_, err = d.db.SaveAccounts(ctx, func(yield func(circulation.Account, error) bool) {
 		for a := range d.lib.Accounts() {
 			if a.Expires.IsZero() || a.Expires.After(year) {
+				a, err := d.sealedAccount(a)
 				d.listed[a.Borrower] = true
-				if !yield(a, nil) {
+				if !yield(a, err) {
 					return
 				}
 			}
@@ -222,12 +240,15 @@ func (d *demo) fill(ctx context.Context, r *demoResult) (err error) {
 		return fmt.Errorf("%s: %w", r.Database, err)
 	}
 	p := newProgress(d.cmd.ErrOrStderr(), "filling", 0)
-	saved, err := d.db.Save(ctx, watched(d.lib.Entries(), p))
+	saved, err := d.db.Save(ctx, d.watched(d.lib.Entries(), p))
 	p.end()
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.Database, err)
 	}
 	for a := range d.lib.Accounts() { // somebody is in court
+		if a, err = d.sealedAccount(a); err != nil {
+			return err
+		}
 		if err := d.db.AddHold(ctx, circulation.Hold{Borrower: a.Borrower, Ref: "demo case"}); err != nil {
 			return fmt.Errorf("%s: %w", r.Database, err)
 		}
@@ -238,14 +259,20 @@ func (d *demo) fill(ctx context.Context, r *demoResult) (err error) {
 	return err
 }
 
-func watched(entries iter.Seq[circulation.Entry], p *progress) iter.Seq2[circulation.Entry, error] {
+func (d *demo) sealedAccount(a circulation.Account) (_ circulation.Account, err error) {
+	a.Borrower, err = d.seal.borrower(string(a.Borrower))
+	return a, err
+}
+
+func (d *demo) watched(entries iter.Seq[circulation.Entry], p *progress) iter.Seq2[circulation.Entry, error] {
 	return func(yield func(circulation.Entry, error) bool) {
 		n := 0
 		for e := range entries {
 			if n++; n%1000 == 0 {
 				p.set(int64(n), thousands(n)+" records")
 			}
-			if !yield(e, nil) {
+			e, err := d.seal.sealed(e)
+			if !yield(e, err) {
 				return
 			}
 		}

@@ -9,7 +9,7 @@ import (
 	"github.com/carrel-project/carrel/circulation"
 )
 
-// gone returns the borrowers who must not be in the files any more: records named them, in whatever
+// gone returns the pseudonyms of borrowers who must not be in the files any more: records named them, in whatever
 // role, and now none does, nor does the list of patrons. It is worked out from the synthetic library and the
 // records that are still linked, not from what the store believes of its borrowers.
 func (d *demo) gone(after demoView) map[string]bool {
@@ -21,10 +21,14 @@ func (d *demo) gone(after demoView) map[string]bool {
 		}
 		still := after.linked[circulation.Pointer{Kind: parts.Facts.Kind, ID: parts.Facts.ID}]
 		for _, l := range parts.Links {
+			who, err := d.seal.borrower(string(l.Person))
+			if err != nil {
+				continue
+			}
 			if still {
-				named[string(l.Person)] = true
+				named[string(who)] = true
 			} else {
-				gone[string(l.Person)] = true
+				gone[string(who)] = true
 			}
 		}
 	}

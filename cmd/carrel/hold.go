@@ -33,10 +33,11 @@ names nobody.`,
 }
 
 // holdFlags are what add and release have in common.
-type holdFlags struct{ dsn, borrower, borrowerFile, ref string }
+type holdFlags struct{ dsn, keys, borrower, borrowerFile, ref string }
 
 func (h *holdFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&h.dsn, "db", "", "the database: the path of a SQLite file")
+	addKeysFlag(cmd, &h.keys)
 	cmd.Flags().StringVar(&h.borrower, "borrower", "", "the borrower; --borrower-file leaves no trace in the shell's history")
 	cmd.Flags().StringVar(&h.borrowerFile, "borrower-file", "", "file with one borrower a line, - for standard input")
 	cmd.Flags().StringVar(&h.ref, "ref", "", "the case: a reference, never a name")
@@ -92,6 +93,29 @@ func (h *holdFlags) borrowers(cmd *cobra.Command) ([]circulation.Borrower, error
 	return all, nil
 }
 
+// sealed returns the pseudonyms by which the database knows borrowers.
+func (h *holdFlags) sealed(ctx context.Context, borrowers []circulation.Borrower) ([]circulation.Borrower, error) {
+	files, err := findKeys(h.keys, h.dsn)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := files.open(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, err := newSealer(keys)
+	if err != nil {
+		return nil, err
+	}
+	sealed := make([]circulation.Borrower, len(borrowers))
+	for i, b := range borrowers {
+		if sealed[i], err = s.borrower(string(b)); err != nil {
+			return nil, err
+		}
+	}
+	return sealed, nil
+}
+
 // plain reports whether s is UTF-8 without the zero bytes of UTF-16 that is taken for it.
 func plain(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
@@ -140,6 +164,10 @@ database has no record yet is accepted, because they may be imported later, and 
 				return errors.New("--until: that time has passed; the hold would protect nothing")
 			}
 			return withDatabase(cmd.Context(), h.dsn, readWrite, func(d *database) error {
+				borrowers, err := h.sealed(cmd.Context(), borrowers)
+				if err != nil {
+					return err
+				}
 				unknown, err := d.unknown(cmd.Context(), borrowers)
 				if err != nil {
 					return err
@@ -182,7 +210,11 @@ func newHoldRelease() *cobra.Command {
 				return err
 			}
 			return withDatabase(cmd.Context(), h.dsn, readWrite, func(d *database) error {
-				err := d.together(cmd.Context(), func(store *sqlite.Circulation) error {
+				borrowers, err := h.sealed(cmd.Context(), borrowers)
+				if err != nil {
+					return err
+				}
+				err = d.together(cmd.Context(), func(store *sqlite.Circulation) error {
 					missing := 0
 					for _, b := range borrowers {
 						ok, err := store.ReleaseHold(cmd.Context(), b, h.ref)
@@ -240,7 +272,7 @@ func newHoldList() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
-	cmd.Flags().BoolVar(&show, "show-borrowers", false, "also print whom the holds are on")
+	cmd.Flags().BoolVar(&show, "show-borrowers", false, "also print the pseudonyms of whom the holds are on; carrel patron resolve tells who that is")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -23,8 +24,9 @@ import (
 const maxListed = 20 // bad rows of a file that are listed; the rest is counted
 
 func newImport() *cobra.Command {
-	var dsn, mapFile, zoneName string
-	var asJSON, dropUnknown bool
+	var flags importFlags
+	var mapFile, zoneName, region string
+	var dropUnknown bool
 	files := map[string]*[]string{}
 	cmd := &cobra.Command{
 		Use:   "import --db DSN [--patrons FILE] [--loans FILE] …",
@@ -33,6 +35,10 @@ func newImport() *cobra.Command {
 when it does not exist). Each file is taken over whole or not at all; rows that are wrong are listed by line number.
 A record that is there already is updated, and one that has been unlinked stays unlinked. The columns, and the
 map file that renames them, are in docs/formats.md.
+
+What names a person is sealed before it is stored: patrons' names, addresses, identifiers and so on under a key of each
+patron's own, borrowers as pseudonyms, comments and notes. The keyring is made with the first import; keep it apart from
+the database (docs/keys.md).
 
 Times that name no zone are in --zone: use the zone of the policy.`,
 		Example: `  carrel import --db library.db --patrons patrons.csv --loans loans.csv.gz --fees fees.csv
@@ -48,6 +54,9 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 			if err != nil {
 				return err
 			}
+			if !knownRegion(region) {
+				return fmt.Errorf("%s--phone-region: want a country as two capital letters, as in SE", place(cmd))
+			}
 			var m mapping
 			if mapFile != "" {
 				if m, err = readMapping(cmd, mapFile); err != nil {
@@ -62,24 +71,27 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 						return err
 					}
 					defer f.rows.close()
-					f.dropUnknown = dropUnknown
+					f.dropUnknown, f.region = dropUnknown, region
 					imports = append(imports, f)
 				}
 			}
 			if len(imports) == 0 {
 				return fmt.Errorf("%snothing to import; name at least one file, as in --loans loans.csv", place(cmd))
 			}
-			return importAll(cmd, dsn, imports, asJSON)
+			return importAll(cmd, flags, imports)
 		},
 	}
-	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	cmd.Flags().StringVar(&flags.dsn, "db", "", "the database: the path of a SQLite file")
+	addKeysFlag(cmd, &flags.keys)
+	addTrailFlag(cmd, &flags.audit)
 	for _, kind := range fileKinds() {
 		files[kind.name] = cmd.Flags().StringArray(kind.name, nil, fmt.Sprintf("file of %s: .csv, .csv.gz, .jsonl or .jsonl.gz; may be repeated", kind.name))
 	}
 	cmd.Flags().StringVar(&mapFile, "map", "", "file that says what the columns are called (YAML)")
 	cmd.Flags().BoolVar(&dropUnknown, "drop-unknown-pointers", false, "import rows that point at records that are not in the database, without the pointer")
 	cmd.Flags().StringVar(&zoneName, "zone", "UTC", "time zone of times that name none")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().StringVar(&region, "phone-region", "", "country of phone numbers that begin with no +, as two letters (SE, US); without it they are kept as they are written")
+	cmd.Flags().BoolVar(&flags.asJSON, "json", false, "print JSON")
 	return cmd
 }
 
@@ -118,6 +130,8 @@ type importFile struct {
 	points      map[string]circulation.Kind // columns that name another record
 	exists      func(circulation.Kind, string) (bool, error)
 	dropUnknown bool
+	seal        *sealer
+	region      string // of phone numbers without a country code
 
 	count   int // rows read
 	line    int // of the row read last
@@ -237,7 +251,7 @@ func (f *importFile) next() (*row, error) {
 		}
 	}
 	theirs := func(column string) string { v, _ := raw.value(column); return v }
-	r := &row{times: f.times, value: func(column string) string { s := f.sources[column]; return s.read(theirs) }}
+	r := &row{times: f.times, seal: f.seal, value: func(column string) string { s := f.sources[column]; return s.read(theirs) }}
 	if id := f.kind.columns[0]; r.text(id) == "" {
 		r.fail(id, "is empty")
 	}
@@ -393,22 +407,6 @@ func (f *importFile) entries(p *progress) iter.Seq2[circulation.Entry, error] {
 	}
 }
 
-// accounts yields the file's patrons for the store.
-func (f *importFile) accounts(p *progress) iter.Seq2[circulation.Account, error] {
-	return func(yield func(circulation.Account, error) bool) {
-		err := f.read(p, func(r *row) bool {
-			a := f.kind.account(r)
-			if r.err != nil {
-				f.note(rowError{f.line, r.err.Error()})
-			}
-			return f.bad > 0 || yield(a, nil)
-		})
-		if err != nil {
-			yield(circulation.Account{}, err)
-		}
-	}
-}
-
 // An importReport is what `import --json` says.
 type importReport struct {
 	Files   []fileReport `json:"files"`
@@ -429,15 +427,32 @@ type fileReport struct {
 	IgnoredColumns  []string `json:"ignored_columns"`
 }
 
-func importAll(cmd *cobra.Command, dsn string, imports []*importFile, asJSON bool) error {
+// importFlags are those of import that concern all files.
+type importFlags struct {
+	dsn, keys, audit string
+	asJSON           bool
+}
+
+func importAll(cmd *cobra.Command, flags importFlags, imports []*importFile) error {
 	start := time.Now()
-	d, err := openDatabase(cmd.Context(), dsn, createIt)
+	d, err := openDatabase(cmd.Context(), flags.dsn, createIt)
 	if err != nil {
+		return err
+	}
+	keys, err := openKeysFor(cmd.Context(), d, flags.keys, sqlite.NewKeys(d.db), cmd.ErrOrStderr())
+	if err != nil {
+		d.abandon()
+		return err
+	}
+	seal, err := newSealer(keys)
+	if err != nil {
+		d.abandon()
 		return err
 	}
 	report := importReport{Files: []fileReport{}}
 	for _, f := range imports {
-		saved, err := f.save(cmd.Context(), d, cmd.ErrOrStderr())
+		f.seal = seal
+		saved, err := f.save(cmd.Context(), d, flags, cmd.ErrOrStderr())
 		if err != nil {
 			if len(report.Files) == 0 {
 				d.abandon()
@@ -459,14 +474,14 @@ func importAll(cmd *cobra.Command, dsn string, imports []*importFile, asJSON boo
 		return err
 	}
 	report.Seconds = time.Since(start).Seconds()
-	if asJSON {
+	if flags.asJSON {
 		return printJSON(cmd, report)
 	}
 	return report.print(cmd.OutOrStdout(), imports)
 }
 
 // save hands the file to the store and explains what went wrong.
-func (f *importFile) save(ctx context.Context, d *database, stderr io.Writer) (circulation.Saved, error) {
+func (f *importFile) save(ctx context.Context, d *database, flags importFlags, stderr io.Writer) (circulation.Saved, error) {
 	if len(f.points) > 0 {
 		exists, done, err := d.lookUp(ctx)
 		if err != nil {
@@ -478,8 +493,8 @@ func (f *importFile) save(ctx context.Context, d *database, stderr io.Writer) (c
 	p := newProgress(stderr, f.rows.name, f.rows.size)
 	var saved circulation.Saved
 	var err error
-	if f.kind.account != nil {
-		saved, err = d.SaveAccounts(ctx, f.accounts(p))
+	if f.kind.entry == nil {
+		saved, err = f.savePatrons(ctx, d, flags, p)
 	} else {
 		saved, err = d.Save(ctx, f.entries(p))
 	}
@@ -560,3 +575,6 @@ func (r importReport) print(out io.Writer, imports []*importFile) error {
 	}
 	return nil
 }
+
+// trail returns where what was done is recorded.
+func (i importFlags) trail(d *database) string { return cmp.Or(i.audit, d.path+".audit.jsonl") }
