@@ -88,6 +88,7 @@ var (
 
 	// testModules holds what tests may import in addition, in any package.
 	testModules = []string{
+		"github.com/davecgh/go-spew",
 		"github.com/rogpeppe/go-internal",
 		"github.com/stretchr/testify",
 		"go.yaml.in/yaml/v3",

@@ -49,7 +49,7 @@ func chosenAccess(cmd *cobra.Command, flag string, args []string) (string, error
 		return "", fmt.Errorf("%sone access file at a time, got %d", place(cmd), len(args))
 	case len(args) == 1 && flag != "":
 		return "", fmt.Errorf("%swant the access file once: as an argument or as --access", place(cmd))
-	case len(args) == 1 && args[0] == "":
+	case len(args) == 1 && args[0] == "", flag == "" && cmd.Flags().Changed("access"): // a variable that was not set, perhaps
 		return "", fmt.Errorf("%sthe access file has no name; leave it out for the one that comes with carrel", place(cmd))
 	case len(args) == 1:
 		return args[0], nil

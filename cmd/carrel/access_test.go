@@ -1,17 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -39,26 +34,10 @@ tests:
   - {name: no birth dates, role: desk, purpose: checkout, want: {birth: none, may: [find]}}
 `
 
-// runAccess runs an access command in this process, with what run does around it.
+// runAccess runs an access command.
 func runAccess(t testing.TB, stdin string, args ...string) result {
 	t.Helper()
-	root := newRoot()
-	if !slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return c.Name() == "access" }) {
-		root.AddCommand(newAccess())
-	}
-	var out, stderr bytes.Buffer
-	root.SetArgs(append([]string{"access"}, args...))
-	root.SetIn(strings.NewReader(stdin))
-	root.SetOut(&out)
-	root.SetErr(&stderr)
-	code := exitGood
-	if err := root.ExecuteContext(t.Context()); errors.Is(err, errFound) {
-		code = exitFound
-	} else if err != nil {
-		fmt.Fprintln(&stderr, "carrel: "+oneLine(err.Error()))
-		code = exitFailed
-	}
-	return result{code, out.String(), stderr.String()}
+	return carrelIn(t, stdin, append([]string{"access"}, args...)...)
 }
 
 func TestAccessCheck(t *testing.T) {
@@ -85,6 +64,7 @@ func TestAccessCheck(t *testing.T) {
 	refused(t, runAccess(t, "", "check", t.TempDir()), "is a directory")
 	refused(t, runAccess(t, "", "check", "-"), "empty")
 	refused(t, runAccess(t, "", "check", ""), "access check: ", "has no name")
+	refused(t, runAccess(t, "", "check", "--access", ""), "access check: ", "has no name")
 	refused(t, runAccess(t, "", "check", clean, odd), "one access file at a time")
 	refused(t, runAccess(t, "", "check", clean, "--access", odd), "the access file once")
 	refused(t, runAccess(t, "", "check", "--acess", clean), `did you mean "--access"?`)
