@@ -34,11 +34,16 @@ func open(t testing.TB) (*sql.DB, *sqlite.Circulation, string) {
 }
 
 func migrate(t testing.TB, db *sql.DB) {
-	text, err := fs.ReadFile(sqlite.Migrations(), "00001_circulation.sql")
+	t.Helper()
+	names, err := fs.Glob(sqlite.Migrations(), "*.sql") // in order
 	require.NoError(t, err)
-	up, _, _ := strings.Cut(string(text), "-- +goose Down")
-	_, err = db.Exec(up)
-	require.NoError(t, err)
+	for _, name := range names {
+		text, err := fs.ReadFile(sqlite.Migrations(), name)
+		require.NoError(t, err)
+		up, _, _ := strings.Cut(string(text), "-- +goose Down")
+		_, err = db.Exec(up)
+		require.NoError(t, err)
+	}
 }
 
 func all[T any](list ...T) iter.Seq2[T, error] {

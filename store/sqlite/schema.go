@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -15,7 +16,7 @@ var migrations embed.FS
 
 // schemaVersion is what the last migration sets as PRAGMA user_version. It does not depend on the
 // migration tool's own bookkeeping, which a library system may replace with another.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // Migrations returns the schema as numbered files for pressly/goose or any tool that reads its format.
 func Migrations() fs.FS {
@@ -26,20 +27,34 @@ func Migrations() fs.FS {
 	return sub
 }
 
-// CheckSchema reports whether the database has the schema this program knows: [ErrNoSchema] or
-// [ErrNewerSchema] if not.
+// ErrOlderSchema says that an earlier version of carrel migrated the database. The error is an [ErrNoSchema] as well, for what
+// helps is the same.
+var ErrOlderSchema = errors.New("sqlite: the database's schema is older than this program: run the migrations")
+
+type olderSchemaError struct{ version int }
+
+func (e *olderSchemaError) Error() string {
+	return fmt.Sprintf("%v (its version is %d, this program's %d)", ErrOlderSchema, e.version, schemaVersion)
+}
+
+func (e *olderSchemaError) Is(target error) bool {
+	return target == ErrOlderSchema || target == ErrNoSchema
+}
+
+// CheckSchema reports whether the database has the schema this program knows: [ErrNoSchema], [ErrOlderSchema] or
+// [ErrNewerSchema] if not. It looks at the tables of all stores of this package, not only at those of circulation.
 func (c *Circulation) CheckSchema(ctx context.Context) error {
 	var v int
 	if err := c.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&v); err != nil {
 		return failed("check schema", err)
 	}
 	switch {
-	case v == 0:
+	case v <= 0:
 		return ErrNoSchema
 	case v > schemaVersion:
 		return fmt.Errorf("%w (its version is %d, this program's %d)", ErrNewerSchema, v, schemaVersion)
 	case v < schemaVersion:
-		return fmt.Errorf("%w (its version is %d, this program's %d)", ErrNoSchema, v, schemaVersion)
+		return &olderSchemaError{v}
 	}
 	return nil
 }
