@@ -1,6 +1,11 @@
 // Package carrel is the root of a set of packages that a library management system embeds so that what
-// it knows about people is forgotten on time. It has no code of its own; begin with one of these:
+// it knows about people is sealed, seen only by those who need it, and forgotten on time. It has no code of its own;
+// begin with one of these:
 //
+//   - [github.com/carrel-project/carrel/patron]: the directory of patrons, whose records are sealed segment by segment
+//     under keys ([github.com/carrel-project/carrel/crypto]) that can be destroyed, and shown as far as a role may see
+//     them for a purpose ([github.com/carrel-project/carrel/access]), after that was recorded
+//     ([github.com/carrel-project/carrel/audit]).
 //   - [github.com/carrel-project/carrel/circulation]: loans, requests, resource sharing, fees and
 //     notices, their life cycles, and the flat record that rules see.
 //   - [github.com/carrel-project/carrel/anonymize]: the retention policy, the decision and the sweep.
@@ -14,13 +19,17 @@
 //
 // # Threat model in brief
 //
-// What there is today makes a circulation record forget its borrower: whoever reads the tables after a
+// Whoever reads the tables, be it a curious administrator, a vendor's engineer or a thief of the database or of a
+// backup, finds patrons' groups and expiry dates and otherwise noise: the keys are outside. What staff see, they see in a role, for a
+// purpose, and recorded. A patron whose key was destroyed stays forgotten when a backup is restored under the erasure ledger.
+//
+// A circulation record forgets its borrower: whoever reads the tables after a
 // sweep, be it a curious administrator, a vendor's engineer or a thief of the database, does not find
 // who borrowed what, neither in the record nor through anything that carrel stores about it. An
 // exception (an unfinished, lost or claimed item, money owed, a legal hold) beats every rule and is
 // checked again in the transaction that unlinks. What nothing matched is kept, and said to be kept.
 //
-// Not protected: records that are not due yet; copies outside the store that was swept, which are
+// Not protected: against a thief of database, keyring and key-encryption key; records that are not due yet; copies outside the store that was swept, which are
 // backups, replicas, exports, logs and other tables of the library system (docs/adopting.md lists the
 // usual ones); a running process that was taken over; what staff write down elsewhere; people who can
 // be told apart by the statistics that a library chooses to keep.
