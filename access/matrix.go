@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/carrel-project/carrel/internal/closed"
 )
 
 // A Matrix says what each role may see and do for each purpose, as [ParseMatrix] read it from a file. It is
@@ -44,20 +46,25 @@ type cell struct {
 // ParseMatrix reads an access file and runs the tests in it: a file whose tests fail is refused. Every error
 // is an [*Error].
 func ParseMatrix(data []byte) (*Matrix, error) {
-	root, err := parseYAML(data)
+	m, err := parseMatrix(data)
+	return m, public(err)
+}
+
+func parseMatrix(data []byte) (*Matrix, error) {
+	root, err := closed.Parse(data, "access file", "; see `carrel access init`")
 	if err != nil {
 		return nil, err
 	}
 	// The version comes first: what else stands in a file of another version is not ours to judge.
-	if version := value(root, "carrel-access"); root.Kind == yaml.MappingNode && version.Value != "1" {
-		return nil, fault(version, "carrel-access", "an access file begins with `carrel-access: 1`, the version of its format that this carrel knows")
+	if version := closed.Value(root, "carrel-access"); root.Kind == yaml.MappingNode && version.Value != "1" {
+		return nil, closed.Fault(version, "carrel-access", "an access file begins with `carrel-access: 1`, the version of its format that this carrel knows")
 	}
 	m := &Matrix{decisions: map[place]Decision{}}
-	err = mapping(root, "the access file", []field{
+	err = closed.Mapping(root, "the access file", []closed.Field{
 		{"carrel-access", func(*yaml.Node) error { return nil }},
-		{"id", text(&m.id, "id")},
-		{"revision", count(&m.revision, "revision")},
-		{"title", text(&m.title, "title")},
+		{"id", closed.Text(&m.id, "id")},
+		{"revision", closed.Count(&m.revision, "revision")},
+		{"title", closed.Text(&m.title, "title")},
 		{"purposes", m.readPurposes},
 		{"roles", m.readRoles},
 		{"tests", m.runTests},
@@ -66,9 +73,9 @@ func ParseMatrix(data []byte) (*Matrix, error) {
 	case err != nil:
 		return nil, err
 	case m.id == "":
-		return nil, fault(root, "id", "the access file has no id")
+		return nil, closed.Fault(root, "id", "the access file has no id")
 	case m.roles == nil:
-		return nil, fault(root, "roles", "the access file has no roles: nobody could see anything")
+		return nil, closed.Fault(root, "roles", "the access file has no roles: nobody could see anything")
 	}
 	return m, nil
 }

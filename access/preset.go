@@ -4,6 +4,8 @@ import (
 	"embed"
 	"errors"
 	"strings"
+
+	"github.com/carrel-project/carrel/internal/closed"
 )
 
 //go:embed presets/*.yaml
@@ -26,7 +28,7 @@ func Presets() []string {
 func Preset(name string) ([]byte, error) {
 	data, err := presetFiles.ReadFile("presets/" + name + ".yaml")
 	if err != nil {
-		return nil, errors.New("access: there is no such preset" + hint(name, Presets()))
+		return nil, errors.New("access: there is no such preset" + closed.Hint(name, Presets()))
 	}
 	return data, nil
 }

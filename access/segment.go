@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/carrel-project/carrel/internal/nearest"
+	"github.com/carrel-project/carrel/internal/closed"
 )
 
 // A Segment is a part of a patron record that is sealed, shown and audited as one. The vocabulary is
@@ -58,20 +58,9 @@ func ParseSegment(word string) (Segment, error) {
 func parseWord(word, what string, known []string) (int, error) {
 	i := slices.Index(known, word)
 	if i < 0 {
-		return 0, errors.New("access: unknown " + what + hint(word, known))
+		return 0, errors.New("access: unknown " + what + closed.Hint(word, known))
 	}
 	return i, nil
-}
-
-// hint names the nearest known word, or all of them when they are few.
-func hint(s string, known []string) string {
-	if h := nearest.Hint(s, known); h != "" {
-		return h
-	}
-	if len(known) > 0 && len(known) <= 16 {
-		return "; known are " + strings.Join(known, ", ")
-	}
-	return ""
 }
 
 // AllSegments returns every segment in order.

@@ -19,8 +19,8 @@ func TestParseErrors(t *testing.T) {
 		return purposes + "roles:\n  desk:\n    break-glass: [phones]\n    for:\n      checkout: {names: full, may: [find]}\n" + "tests:\n  - " + s + "\n"
 	}
 	for _, c := range []struct{ name, text, want string }{
-		{"empty", "", "line 1, column 1: the access file is empty"},
-		{"only a comment", "# nothing\n", "line 1, column 1: the access file is empty"},
+		{"empty", "", "line 1, column 1: the access file is empty; see `carrel access init`"},
+		{"only a comment", "# nothing\n", "line 1, column 1: the access file is empty; see `carrel access init`"},
 		{"a list", "- a\n", "line 1, column 1: the access file must be a mapping of keys to values"},
 		{"not UTF-8", "carrel-access: 1\nid: \xff\n", "line 2, column 1: the file is not UTF-8 here"},
 		{"two documents", head + "---\na: b\n", "line 4, column 1: a second document begins here; an access file is one YAML document"},

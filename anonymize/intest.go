@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/internal/closed"
 )
 
 // runTests runs the tests of a policy file and returns the first that fails.
@@ -20,38 +21,38 @@ func (p *Policy) runTests(n *yaml.Node) error {
 		var want int
 		var r circulation.Record
 		var at time.Time
-		err := mapping(n, "a test", []field{
-			{"name", text(&name, "name")},
+		err := closed.Mapping(n, "a test", []closed.Field{
+			{"name", closed.Text(&name, "name")},
 			{"record", func(n *yaml.Node) error { return p.testRecord(n, parser, &r) }},
 			{"on", func(n *yaml.Node) error {
-				s, err := scalar(n, "on")
+				s, err := closed.Scalar(n, "on")
 				if err != nil {
 					return err
 				}
 				if at, err = circulation.Times(p.Zone())(s); err != nil {
-					return fault(n, s, "on must be a date or a time like 2026-11-01 or 2026-11-01T09:30:00Z")
+					return closed.Fault(n, s, "on must be a date or a time like 2026-11-01 or 2026-11-01T09:30:00Z")
 				}
 				return nil
 			}},
 			{"want", choice(func(i int) { want = i + 1 }, "want", "unlink", "keep")},
-			{"by", text(&by, "by")},
+			{"by", closed.Text(&by, "by")},
 		})
 		switch {
 		case err != nil:
 			return err
 		case r.Kind == 0:
-			return fault(n, "record", "a test needs a record")
+			return closed.Fault(n, "record", "a test needs a record")
 		case at.IsZero():
-			return fault(n, "on", "a test needs a date: on")
+			return closed.Fault(n, "on", "a test needs a date: on")
 		case want == 0:
-			return fault(n, "want", "a test says what it wants: unlink or keep")
+			return closed.Fault(n, "want", "a test says what it wants: unlink or keep")
 		}
 		d := p.Decide(&r, at)
 		switch {
 		case d.Unlink != (want == 1):
-			return fault(value(n, "want"), name, "test %q fails: the policy says %s", name, d.explain())
+			return closed.Fault(closed.Value(n, "want"), name, "test %q fails: the policy says %s", name, d.explain())
 		case by != "" && by != d.Rule && !slices.Contains(d.Reasons.Names(), by):
-			return fault(value(n, "by"), by, "test %q fails: it wants this by %q, but the policy says %s", name, by, d.explain())
+			return closed.Fault(closed.Value(n, "by"), by, "test %q fails: it wants this by %q, but the policy says %s", name, by, d.explain())
 		}
 		return nil
 	})
@@ -79,7 +80,7 @@ func (d Decision) explain() string {
 // to a stand-in, and a given end implies that the record has ended.
 func (p *Policy) testRecord(n *yaml.Node, parser *circulation.RecordParser, r *circulation.Record) error {
 	if n.Kind != yaml.MappingNode {
-		return fault(n, "", "record must be a mapping")
+		return closed.Fault(n, "", "record must be a mapping")
 	}
 	known := circulation.RecordKeys()
 	values := map[string]any{"borrower": "somebody", "id": "test"}
@@ -87,7 +88,7 @@ func (p *Policy) testRecord(n *yaml.Node, parser *circulation.RecordParser, r *c
 		key := n.Content[i]
 		word := strings.ReplaceAll(key.Value, "-", "_")
 		if !slices.Contains(known, word) {
-			return fault(key, key.Value, "unknown key %q in record%s", key.Value, hint(word, known))
+			return closed.Fault(key, key.Value, "unknown key %q in record%s", key.Value, closed.Hint(word, known))
 		}
 		v, err := testValue(word, n.Content[i+1])
 		if err != nil {
@@ -104,11 +105,11 @@ func (p *Policy) testRecord(n *yaml.Node, parser *circulation.RecordParser, r *c
 	}
 	if err != nil {
 		key, _, _ := strings.Cut(err.Error(), ":") // the parser's errors begin with the key, as JSON spells it
-		at := value(n, key)
+		at := closed.Value(n, key)
 		if at == n {
-			at = value(n, strings.ReplaceAll(key, "_", "-"))
+			at = closed.Value(n, strings.ReplaceAll(key, "_", "-"))
 		}
-		return fault(at, key, "record: %s", err)
+		return closed.Fault(at, key, "record: %s", err)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/internal/civil"
+	"github.com/carrel-project/carrel/internal/closed"
 )
 
 // A Policy is a library's retention rules, read by [ParsePolicy]. It is immutable and safe for
@@ -77,7 +78,12 @@ func (p *Policy) Why(k circulation.Kind, name string) string {
 // ParsePolicy reads a policy file and runs its tests: a policy whose tests fail is refused. Every error is
 // a [*PolicyError].
 func ParsePolicy(data []byte) (*Policy, error) {
-	root, err := parseYAML(data)
+	p, err := parsePolicy(data)
+	return p, public(err)
+}
+
+func parsePolicy(data []byte) (*Policy, error) {
+	root, err := closed.Parse(data, "policy", "; see `carrel policy init`")
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +91,11 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	p := &Policy{digest: "sha256:" + hex.EncodeToString(sum[:]), clock: clock{zone: civil.UTC()}}
 	var version string
 	var tests *yaml.Node
-	err = mapping(root, "the policy", []field{
-		{"carrel-retention", text(&version, "carrel-retention")},
-		{"id", text(&p.id, "id")},
-		{"revision", count(&p.revision, "revision")},
-		{"title", text(&p.title, "title")},
+	err = closed.Mapping(root, "the policy", []closed.Field{
+		{"carrel-retention", closed.Text(&version, "carrel-retention")},
+		{"id", closed.Text(&p.id, "id")},
+		{"revision", closed.Count(&p.revision, "revision")},
+		{"title", closed.Text(&p.title, "title")},
 		{"clock", p.readClock},
 		{"effective", p.readEffective},
 		{"match", choice(func(i int) { p.match = match(i) }, "match", "first", "shortest", "longest")},
@@ -105,11 +111,11 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	case err != nil:
 		return nil, err
 	case version != "1":
-		return nil, fault(value(root, "carrel-retention"), "carrel-retention", "a policy begins with `carrel-retention: 1`, the version of its format that this carrel knows")
+		return nil, closed.Fault(closed.Value(root, "carrel-retention"), "carrel-retention", "a policy begins with `carrel-retention: 1`, the version of its format that this carrel knows")
 	case p.id == "":
-		return nil, fault(root, "id", "the policy has no id")
+		return nil, closed.Fault(root, "id", "the policy has no id")
 	case !slices.ContainsFunc(p.rules[:], func(r []rule) bool { return r != nil }):
-		return nil, fault(root, "records", "the policy has no records: name at least one kind and its rules, or nothing would ever be forgotten")
+		return nil, closed.Fault(root, "records", "the policy has no records: name at least one kind and its rules, or nothing would ever be forgotten")
 	}
 	p.needs = p.collectNeeds()
 	p.lint(root)
@@ -122,27 +128,27 @@ func ParsePolicy(data []byte) (*Policy, error) {
 }
 
 func (p *Policy) readClock(n *yaml.Node) error {
-	return mapping(n, "clock", []field{
+	return closed.Mapping(n, "clock", []closed.Field{
 		{"zone", func(n *yaml.Node) error {
-			name, err := scalar(n, "zone")
+			name, err := closed.Scalar(n, "zone")
 			if err != nil {
 				return err
 			}
 			loc, err := time.LoadLocation(name)
 			if err != nil || name == "Local" {
-				return fault(n, name, "unknown time zone %q; want a name like Europe/Stockholm or UTC", name)
+				return closed.Fault(n, name, "unknown time zone %q; want a name like Europe/Stockholm or UTC", name)
 			}
 			p.clock.zone = civil.In(loc)
 			return nil
 		}},
 		{"day-ends", func(n *yaml.Node) error {
-			s, err := scalar(n, "day-ends")
+			s, err := closed.Scalar(n, "day-ends")
 			if err != nil {
 				return err
 			}
 			t, err := time.Parse("15:04", s)
 			if err != nil || len(s) != 5 {
-				return fault(n, s, `day-ends must be a time like "03:00"`)
+				return closed.Fault(n, s, `day-ends must be a time like "03:00"`)
 			}
 			p.clock.dayEnds = int64(t.Hour()*60+t.Minute()) * 60 * civil.Second
 			return nil
@@ -152,13 +158,13 @@ func (p *Policy) readClock(n *yaml.Node) error {
 
 // day reads a date and returns the day.
 func readDay(n *yaml.Node, what string) (int64, error) {
-	s, err := scalar(n, what)
+	s, err := closed.Scalar(n, what)
 	if err != nil {
 		return 0, err
 	}
 	t, err := time.Parse(time.DateOnly, s)
 	if err != nil || t.Year() < 1900 || t.Year() > 2300 {
-		return 0, fault(n, s, "%s must be a date like 2026-10-01", what)
+		return 0, closed.Fault(n, s, "%s must be a date like 2026-10-01", what)
 	}
 	day, _ := civil.UTC().Local(t.UnixMicro())
 	return day, nil
@@ -174,15 +180,15 @@ func (p *Policy) readEffective(n *yaml.Node) error {
 
 func (p *Policy) readGroups(n *yaml.Node) error {
 	if n.Kind != yaml.MappingNode {
-		return fault(n, "", "groups must be a mapping of names to lists of groups")
+		return closed.Fault(n, "", "groups must be a mapping of names to lists of groups")
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		name, err := scalar(n.Content[i], "a group's name")
+		name, err := closed.Scalar(n.Content[i], "a group's name")
 		if err != nil {
 			return err
 		}
 		if p.set(name) != nil {
-			return fault(n.Content[i], name, "the set %q is defined twice", name)
+			return closed.Fault(n.Content[i], name, "the set %q is defined twice", name)
 		}
 		set := groupSet{name: name}
 		if err := words(&set.codes, "the set "+strconv.Quote(name))(n.Content[i+1]); err != nil {
@@ -207,8 +213,8 @@ func (p *Policy) readHolds(n *yaml.Node) error {
 		var ref string
 		var items, records []string
 		until := int64(unknown)
-		err := mapping(n, "a hold", []field{
-			{"ref", text(&ref, "ref")},
+		err := closed.Mapping(n, "a hold", []closed.Field{
+			{"ref", closed.Text(&ref, "ref")},
 			{"item", words(&items, "item")},
 			{"record", words(&records, "record")},
 			{"until", func(n *yaml.Node) error {
@@ -221,9 +227,9 @@ func (p *Policy) readHolds(n *yaml.Node) error {
 		case err != nil:
 			return err
 		case ref == "":
-			return fault(n, "ref", "a hold needs a ref: the case it belongs to")
+			return closed.Fault(n, "ref", "a hold needs a ref: the case it belongs to")
 		case items == nil && records == nil:
-			return fault(n, "item", "a hold needs an item or a record")
+			return closed.Fault(n, "item", "a hold needs an item or a record")
 		}
 		for _, id := range items {
 			p.heldItems[id] = max(p.heldItems[id], until)
@@ -236,15 +242,15 @@ func (p *Policy) readHolds(n *yaml.Node) error {
 }
 
 func (p *Policy) readPatronMay(n *yaml.Node) error {
-	err := mapping(n, "patron-may", []field{
+	err := closed.Mapping(n, "patron-may", []closed.Field{
 		{"shorten-to", readTerm(&p.shortenTo, "shorten-to", termName{"at once", termAtOnce})},
 		{"extend-to", readTerm(&p.extendTo, "extend-to", termName{"forever", termNever})},
 	})
 	if err == nil && p.shortenTo == nil && p.extendTo == nil {
-		return fault(n, "patron-may", "patron-may says neither shorten-to nor extend-to; leave it out to ignore wishes")
+		return closed.Fault(n, "patron-may", "patron-may says neither shorten-to nor extend-to; leave it out to ignore wishes")
 	}
 	if err == nil && p.shortenTo != nil && p.extendTo != nil && p.extendTo.nominal() < p.shortenTo.nominal() {
-		p.warn(value(n, "extend-to").Line, "extend-to is shorter than shorten-to: who wants their history kept is forgotten sooner than who does not")
+		p.warn(closed.Value(n, "extend-to").Line, "extend-to is shorter than shorten-to: who wants their history kept is forgotten sooner than who does not")
 	}
 	return err
 }
@@ -258,7 +264,7 @@ type termName struct {
 // readTerm reads a period or one of the words that may stand for it.
 func readTerm(into **term, what string, names ...termName) func(*yaml.Node) error {
 	return func(n *yaml.Node) error {
-		s, err := scalar(n, what)
+		s, err := closed.Scalar(n, what)
 		if err != nil {
 			return err
 		}
@@ -272,7 +278,7 @@ func readTerm(into **term, what string, names ...termName) func(*yaml.Node) erro
 		}
 		per, err := parsePeriod(s)
 		if err != nil {
-			return fault(n, s, "%s: %s%s", what, err, hintUnlessPeriod(s, known))
+			return closed.Fault(n, s, "%s: %s%s", what, err, hintUnlessPeriod(s, known))
 		}
 		*into = &term{period: per}
 		return nil
@@ -283,18 +289,18 @@ func hintUnlessPeriod(s string, known []string) string {
 	if strings.HasPrefix(s, "P") {
 		return ""
 	}
-	return hint(s, known)
+	return closed.Hint(s, known)
 }
 
 func readPeriod(into **period, what string) func(*yaml.Node) error {
 	return func(n *yaml.Node) error {
-		s, err := scalar(n, what)
+		s, err := closed.Scalar(n, what)
 		if err != nil {
 			return err
 		}
 		per, err := parsePeriod(s)
 		if err != nil {
-			return fault(n, s, "%s: %s", what, err)
+			return closed.Fault(n, s, "%s: %s", what, err)
 		}
 		*into = &per
 		return nil
@@ -310,9 +316,9 @@ func plural(k circulation.Kind) string {
 }
 
 func (p *Policy) readRecords(n *yaml.Node) error {
-	var fields []field
+	var fields []closed.Field
 	for _, k := range circulation.Kinds() {
-		fields = append(fields, field{plural(k), func(n *yaml.Node) error {
+		fields = append(fields, closed.Field{plural(k), func(n *yaml.Node) error {
 			rules := []rule{}
 			err := each(n, plural(k), func(n *yaml.Node) error {
 				u, err := p.readRule(n, k)
@@ -320,28 +326,28 @@ func (p *Policy) readRecords(n *yaml.Node) error {
 					return err
 				}
 				if slices.ContainsFunc(rules, func(o rule) bool { return o.name == u.name }) {
-					return fault(value(n, "name"), u.name, "there is another rule %q for %s; names must differ, they stand in reports", u.name, plural(k))
+					return closed.Fault(closed.Value(n, "name"), u.name, "there is another rule %q for %s; names must differ, they stand in reports", u.name, plural(k))
 				}
 				rules = append(rules, u)
 				return nil
 			})
 			if err == nil && len(rules) == 0 {
-				return fault(n, plural(k), "%s has no rules; leave the kind out to keep all of its records", plural(k))
+				return closed.Fault(n, plural(k), "%s has no rules; leave the kind out to keep all of its records", plural(k))
 			}
 			p.rules[k] = rules
 			return err
 		}})
 	}
-	return mapping(n, "records", fields)
+	return closed.Mapping(n, "records", fields)
 }
 
 func (p *Policy) readRule(n *yaml.Node, k circulation.Kind) (rule, error) {
 	u := rule{line: n.Line}
 	var after *term
-	at := func(key string) *yaml.Node { return value(n, key) }
-	err := mapping(n, "a rule", []field{
-		{"name", text(&u.name, "name")},
-		{"why", text(&u.why, "why")},
+	at := func(key string) *yaml.Node { return closed.Value(n, key) }
+	err := closed.Mapping(n, "a rule", []closed.Field{
+		{"name", closed.Text(&u.name, "name")},
+		{"why", closed.Text(&u.why, "why")},
 		{"group", p.readCondition(&u, ofGroup)},
 		{"group-now", p.readCondition(&u, ofGroupNow)},
 		{"library", p.readCondition(&u, ofLibrary)},
@@ -352,7 +358,7 @@ func (p *Policy) readRule(n *yaml.Node, k circulation.Kind) (rule, error) {
 		{"patron-expired", readPeriod(&u.expired, "patron-expired")},
 		{"after", readTerm(&after, "after", termName{"at once", termAtOnce}, termName{"never", termNever})},
 		{"since", choice(func(i int) { u.since = since(i) }, "since", "ended", "fee-closed", "expired")},
-		{"keep-last", count(&u.keepLast, "keep-last")},
+		{"keep-last", closed.Count(&u.keepLast, "keep-last")},
 		{"per", choice(func(i int) { u.perItem = i == 1 }, "per", "patron", "item")},
 		{"at-most", readPeriod(&u.atMost, "at-most")},
 	})
@@ -361,25 +367,25 @@ func (p *Policy) readRule(n *yaml.Node, k circulation.Kind) (rule, error) {
 	}
 	switch {
 	case u.name == "":
-		return u, fault(n, "name", "a rule needs a name: it stands in every report")
+		return u, closed.Fault(n, "name", "a rule needs a name: it stands in every report")
 	case u.name == RuleDefault || u.name == RulePatronWish:
-		return u, fault(at("name"), u.name, "the name %q is reserved", u.name)
+		return u, closed.Fault(at("name"), u.name, "the name %q is reserved", u.name)
 	case after == nil:
-		return u, fault(n, "after", "rule %q does not say after what time; want a period, at once or never", u.name)
+		return u, closed.Fault(n, "after", "rule %q does not say after what time; want a period, at once or never", u.name)
 	case u.since == sinceFeeClosed && u.fee != feeHad:
-		return u, fault(at("since"), "since", "since: fee-closed needs fee: had in the same rule")
+		return u, closed.Fault(at("since"), "since", "since: fee-closed needs fee: had in the same rule")
 	case u.keepLast > 0 && k != circulation.KindLoan:
-		return u, fault(at("keep-last"), "keep-last", "keep-last counts newer loans, so it is for loans only")
+		return u, closed.Fault(at("keep-last"), "keep-last", "keep-last counts newer loans, so it is for loans only")
 	case u.keepLast > 0 && after.word == termNever:
-		return u, fault(at("keep-last"), "keep-last", "after: never keeps everything, so keep-last says nothing")
+		return u, closed.Fault(at("keep-last"), "keep-last", "after: never keeps everything, so keep-last says nothing")
 	case u.keepLast == 0 && u.atMost != nil:
-		return u, fault(at("at-most"), "at-most", "at-most bounds keep-last, which rule %q does not have", u.name)
+		return u, closed.Fault(at("at-most"), "at-most", "at-most bounds keep-last, which rule %q does not have", u.name)
 	case u.keepLast == 0 && at("per") != n:
-		return u, fault(at("per"), "per", "per belongs to keep-last, which rule %q does not have", u.name)
+		return u, closed.Fault(at("per"), "per", "per belongs to keep-last, which rule %q does not have", u.name)
 	case u.perItem && u.atMost == nil:
-		return u, fault(at("per"), "at-most", "per: item needs at-most: an item that nobody borrows again would keep its last borrowers for ever")
+		return u, closed.Fault(at("per"), "at-most", "per: item needs at-most: an item that nobody borrows again would keep its last borrowers for ever")
 	case u.atMost != nil && after.word == termPeriod && u.atMost.nominal() < after.period.nominal():
-		return u, fault(at("at-most"), "at-most", "at-most is shorter than after")
+		return u, closed.Fault(at("at-most"), "at-most", "at-most is shorter than after")
 	}
 	u.after = *after
 	p.timed = p.timed || u.expired != nil
@@ -414,39 +420,39 @@ func (p *Policy) expand(n *yaml.Node, named []string) (codes []string) {
 }
 
 func (p *Policy) readKeepFields(n *yaml.Node) error {
-	var fields []field
+	var fields []closed.Field
 	for _, k := range circulation.Kinds() {
 		if k != circulation.KindNotice {
-			fields = append(fields, field{plural(k), func(n *yaml.Node) error { return p.readKeep(n, k) }})
+			fields = append(fields, closed.Field{plural(k), func(n *yaml.Node) error { return p.readKeep(n, k) }})
 		}
 	}
 	if n.Kind == yaml.MappingNode {
 		for i := 0; i < len(n.Content); i += 2 {
 			if n.Content[i].Value == plural(circulation.KindNotice) {
-				return fault(n.Content[i], "notices", "notices are removed whole, so nothing of them can be kept")
+				return closed.Fault(n.Content[i], "notices", "notices are removed whole, so nothing of them can be kept")
 			}
 		}
 	}
-	return mapping(n, "keep-fields", fields)
+	return closed.Mapping(n, "keep-fields", fields)
 }
 
 func (p *Policy) readKeep(n *yaml.Node, k circulation.Kind) error {
 	keep := &Keep{dates: map[string]grain{}, stays: map[string]bool{}, groups: p.groups, zone: p.clock.zone}
-	var fields []field
+	var fields []closed.Field
 	for _, f := range circulation.Fields(k) {
 		word := f.Keep
 		switch {
-		case word == "" || slices.ContainsFunc(fields, func(o field) bool { return o.key == word }):
+		case word == "" || slices.ContainsFunc(fields, func(o closed.Field) bool { return o.Key == word }):
 		case word == "group":
-			fields = append(fields, field{word, choice(func(i int) { keep.group = [...]string{"keep", "set"}[i] }, word, "keep", "set")})
+			fields = append(fields, closed.Field{word, choice(func(i int) { keep.group = [...]string{"keep", "set"}[i] }, word, "keep", "set")})
 		case isDate(word):
-			fields = append(fields, field{word, choice(func(i int) { keep.dates[word] = grain(i + 1) }, word, "keep", "day", "month", "quarter", "year")})
+			fields = append(fields, closed.Field{word, choice(func(i int) { keep.dates[word] = grain(i + 1) }, word, "keep", "day", "month", "quarter", "year")})
 		default:
-			fields = append(fields, field{word, choice(func(int) { keep.stays[word] = true }, word, "keep")})
+			fields = append(fields, closed.Field{word, choice(func(int) { keep.stays[word] = true }, word, "keep")})
 		}
 	}
 	p.keep[k] = keep
-	return mapping(n, "keep-fields of "+plural(k), fields)
+	return closed.Mapping(n, "keep-fields of "+plural(k), fields)
 }
 
 func isDate(word string) bool {

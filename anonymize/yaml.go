@@ -1,19 +1,13 @@
 package anonymize
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/carrel-project/carrel/internal/nearest"
+	"github.com/carrel-project/carrel/internal/closed"
 )
 
 // A PolicyError says what is wrong with a policy file, and where.
@@ -28,177 +22,12 @@ func (e *PolicyError) Error() string {
 	return fmt.Sprintf("line %d, column %d: %s", e.Line, e.Column, e.Message)
 }
 
-// fault makes the error for a node.
-func fault(n *yaml.Node, key, format string, args ...any) error {
-	return &PolicyError{Line: max(n.Line, 1), Column: max(n.Column, 1), Key: key, Message: fmt.Sprintf(format, args...)}
-}
-
-// parseYAML returns the one mapping that a policy file consists of. Anchors, aliases and merge keys are
-// refused: a retention rule must be readable where it stands.
-func parseYAML(data []byte) (*yaml.Node, error) {
-	start := &yaml.Node{Line: 1, Column: 1}
-	if i := firstInvalid(data); i >= 0 {
-		start.Line = 1 + bytes.Count(data[:i], []byte("\n"))
-		return nil, fault(start, "", "the file is not UTF-8 here")
+// public makes an error of the reader one of this package.
+func public(err error) error {
+	if e := (*closed.Error)(nil); errors.As(err, &e) {
+		return (*PolicyError)(e)
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	var doc, second yaml.Node
-	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil, fault(start, "", "the policy is empty; see `carrel policy init`")
-	} else if err != nil {
-		return nil, syntaxFault(data, err)
-	}
-	if err := dec.Decode(&second); err == nil {
-		return nil, fault(&second, "", "a second document begins here; a policy is one YAML document")
-	} else if !errors.Is(err, io.EOF) {
-		return nil, syntaxFault(data, err)
-	}
-	if len(doc.Content) != 1 {
-		return nil, fault(start, "", "the policy is empty; see `carrel policy init`")
-	}
-	root := doc.Content[0]
-	return root, plain(root, 0)
-}
-
-func firstInvalid(data []byte) int {
-	for i := 0; i < len(data); {
-		r, n := utf8.DecodeRune(data[i:])
-		if r == utf8.RuneError && n == 1 {
-			return i
-		}
-		i += n
-	}
-	return -1
-}
-
-var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
-
-// syntaxFault turns the YAML library's error into ours. Where it names no line, the error is about the
-// file as a whole or about a word that we can look for.
-func syntaxFault(data []byte, err error) error {
-	text, _, _ := strings.Cut(err.Error(), "\n")
-	m := yamlLine.FindStringSubmatch(text)
-	n := &yaml.Node{Line: 1, Column: 1}
-	if line, convErr := strconv.Atoi(m[1]); convErr == nil {
-		n.Line = min(max(line, 1), 1+bytes.Count(data, []byte("\n")))
-	} else if i := bytes.IndexFunc(data, func(r rune) bool { return r < ' ' && r != '\n' && r != '\r' && r != '\t' }); i >= 0 {
-		n.Line = 1 + bytes.Count(data[:i], []byte("\n"))
-	} else if i := bytes.IndexByte(data, '*'); i >= 0 && strings.Contains(text, "anchor") {
-		n.Line = 1 + bytes.Count(data[:i], []byte("\n"))
-	}
-	return fault(n, "", "not valid YAML: %s", m[2])
-}
-
-// plain refuses what a policy does not need, and nesting that only an attacker needs.
-func plain(n *yaml.Node, depth int) error {
-	switch {
-	case n.Kind == yaml.AliasNode:
-		return fault(n, n.Value, "aliases are not used in policies; write it out")
-	case n.Anchor != "":
-		return fault(n, n.Anchor, "anchors are not used in policies; write it out")
-	case n.Style&yaml.TaggedStyle != 0:
-		return fault(n, n.Tag, "tags are not used in policies; write the plain value")
-	case depth > 20:
-		return fault(n, "", "nested too deeply")
-	}
-	for _, c := range n.Content {
-		if err := plain(c, depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// A field is a key that a mapping may have, and how its value is read.
-type field struct {
-	key  string
-	read func(*yaml.Node) error
-}
-
-// mapping reads a mapping with a closed set of keys, in the order in which the fields are listed, so that
-// a field may rely on the ones before it.
-func mapping(n *yaml.Node, what string, fields []field) error {
-	if n.Kind != yaml.MappingNode {
-		return fault(n, "", "%s must be a mapping of keys to values", what)
-	}
-	known := make([]string, len(fields))
-	for i, f := range fields {
-		known[i] = f.key
-	}
-	values := map[string]*yaml.Node{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key := n.Content[i]
-		if key.Kind != yaml.ScalarNode || !slices.Contains(known, key.Value) {
-			return fault(key, key.Value, "unknown key %q in %s%s", key.Value, what, hint(key.Value, known))
-		}
-		if values[key.Value] != nil {
-			return fault(key, key.Value, "%q stands twice in %s", key.Value, what)
-		}
-		values[key.Value] = n.Content[i+1]
-	}
-	for _, f := range fields {
-		if v := values[f.key]; v != nil {
-			if err := f.read(v); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// value returns the value of a key of a mapping, or the mapping if it has none.
-func value(n *yaml.Node, key string) *yaml.Node {
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == key {
-			return n.Content[i+1]
-		}
-	}
-	return n
-}
-
-// hint names the nearest known word, or all of them when they are few.
-func hint(s string, known []string) string {
-	if h := nearest.Hint(s, known); h != "" {
-		return h
-	}
-	if len(known) <= 8 {
-		return "; known are " + strings.Join(known, ", ")
-	}
-	return ""
-}
-
-// scalar returns the text of a plain value. A value that is only a key and a colon is an error.
-func scalar(n *yaml.Node, what string) (string, error) {
-	if n.Kind != yaml.ScalarNode {
-		return "", fault(n, "", "%s must be a single value", what)
-	}
-	if n.Tag == "!!null" || n.Value == "" {
-		return "", fault(n, "", "%s has no value", what)
-	}
-	return n.Value, nil
-}
-
-func text(into *string, what string) func(*yaml.Node) error {
-	return func(n *yaml.Node) (err error) {
-		*into, err = scalar(n, what)
-		return err
-	}
-}
-
-// count reads a whole number of at least 1.
-func count(into *int, what string) func(*yaml.Node) error {
-	return func(n *yaml.Node) error {
-		s, err := scalar(n, what)
-		if err != nil {
-			return err
-		}
-		v, convErr := strconv.Atoi(s)
-		if convErr != nil || v < 1 || v > 1e9 {
-			return fault(n, s, "%s must be a whole number of at least 1", what)
-		}
-		*into = v
-		return nil
-	}
+	return err
 }
 
 // words reads a list of texts, or a single one.
@@ -207,12 +36,12 @@ func words(into *[]string, what string) func(*yaml.Node) error {
 		items := []*yaml.Node{n}
 		if n.Kind == yaml.SequenceNode {
 			if items = n.Content; len(items) == 0 {
-				return fault(n, "", "%s is an empty list", what)
+				return closed.Fault(n, "", "%s is an empty list", what)
 			}
 		}
 		list := make([]string, 0, len(items))
 		for _, item := range items {
-			s, err := scalar(item, what)
+			s, err := closed.Scalar(item, what)
 			if err != nil {
 				return err
 			}
@@ -226,13 +55,13 @@ func words(into *[]string, what string) func(*yaml.Node) error {
 // choice reads one of a closed set of words and hands over its index.
 func choice(into func(int), what string, known ...string) func(*yaml.Node) error {
 	return func(n *yaml.Node) error {
-		s, err := scalar(n, what)
+		s, err := closed.Scalar(n, what)
 		if err != nil {
 			return err
 		}
 		i := slices.Index(known, s)
 		if i < 0 {
-			return fault(n, s, "%s cannot be %q%s", what, s, hint(s, known))
+			return closed.Fault(n, s, "%s cannot be %q%s", what, s, closed.Hint(s, known))
 		}
 		into(i)
 		return nil
@@ -242,7 +71,7 @@ func choice(into func(int), what string, known ...string) func(*yaml.Node) error
 // each reads a list with one function per element.
 func each(n *yaml.Node, what string, read func(*yaml.Node) error) error {
 	if n.Kind != yaml.SequenceNode {
-		return fault(n, "", "%s must be a list", what)
+		return closed.Fault(n, "", "%s must be a list", what)
 	}
 	for _, item := range n.Content {
 		if err := read(item); err != nil {
