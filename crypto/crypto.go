@@ -29,6 +29,7 @@
 // and swap: Go does not guarantee that keys and plaintext are wiped from memory when they are no longer used. The package audits
 // nothing; its callers do. It writes no log.
 //
-// Primitives are those of Tink (github.com/tink-crypto/tink-go/v2): AES-256-GCM for data and keys, AES-SIV (RFC 5297) for pseudonyms,
+// Primitives are those of Tink (github.com/tink-crypto/tink-go/v2): AES-256-GCM for keys, and in the same format, from the standard
+// library that Tink calls too, for data; AES-SIV (RFC 5297) for pseudonyms,
 // HMAC-SHA-256 for indexes, tombstones and one-way pseudonyms.
 package crypto

@@ -29,10 +29,15 @@ func createFile(path string, data []byte) error {
 			return fileError("file", path, err)
 		}
 		if err := writeAndSync(f, data); err != nil {
+			os.Remove(path)
 			return fileError("file", path, err)
 		}
 	}
-	return syncDirectory(path)
+	if err := syncDirectory(path); err != nil {
+		os.Remove(path) // it is ours: whoever is told that it failed may try again
+		return err
+	}
+	return nil
 }
 
 // replaceFile puts new contents in the place of a file, durably: after a crash there is the old file or the new one.

@@ -43,13 +43,21 @@ func NewIndex(name string, fields ...Field) (Index, error) {
 	return Index{}, fmt.Errorf("%w: index %q needs a field with many values beside it", ErrLowEntropy, name)
 }
 
-var lowWords = [...]string{"birth", "dob", "year", "age", "sex", "gender", "postcode", "postal", "zip", "city", "town",
+var lowWords = [...]string{"birth", "dob", "year", "age", "sex", "gender", "postcode", "postal", "zip", "zipcode", "city", "town",
 	"state", "country", "group", "category", "class", "status", "language", "library", "branch", "expir"}
 
+// soundsLow looks at the words of a name, be they written dateOfBirth, date_of_birth or dateofbirth.
 func soundsLow(field string) bool {
-	for word := range strings.FieldsFuncSeq(strings.ToLower(field), func(r rune) bool { return r < 'a' || r > 'z' }) {
+	var apart strings.Builder
+	for i, r := range field {
+		if i > 0 && r >= 'A' && r <= 'Z' && field[i-1] >= 'a' && field[i-1] <= 'z' {
+			apart.WriteByte(' ')
+		}
+		apart.WriteRune(r)
+	}
+	for word := range strings.FieldsFuncSeq(strings.ToLower(apart.String()), func(r rune) bool { return r < 'a' || r > 'z' }) {
 		if slices.ContainsFunc(lowWords[:], func(low string) bool {
-			return word == low || len(low) > 3 && strings.HasPrefix(word, low)
+			return word == low || len(low) > 3 && (strings.HasPrefix(word, low) || strings.HasSuffix(word, low))
 		}) {
 			return true
 		}
@@ -76,18 +84,18 @@ type indexKey struct {
 // It is immutable and safe for concurrent use.
 type Indexes struct {
 	change uint64
-	keys   map[string][]indexKey
+	keys   hidden[map[string][]indexKey]
 }
 
 func newIndexes(change uint64, list []indexKey) (*Indexes, error) {
-	x := &Indexes{change: change, keys: map[string][]indexKey{}}
+	keys := map[string][]indexKey{}
 	for _, k := range list {
 		if len(k.Key) != keySize || k.Name == "" {
 			return nil, errDamaged
 		}
-		x.keys[k.Name] = append(x.keys[k.Name], k)
+		keys[k.Name] = append(keys[k.Name], k)
 	}
-	return x, nil
+	return &Indexes{change, hide(keys)}, nil
 }
 
 // Indexes returns the index keys as this process knows them.
@@ -106,13 +114,21 @@ func (k *Keyring) RefreshIndexes() (*Indexes, error) {
 func (x *Indexes) Change() uint64 { return x.change }
 
 // Has reports whether there is a key for an index.
-func (x *Indexes) Has(name string) bool { return len(x.keys[name]) > 0 }
+func (x *Indexes) Has(name string) bool { return len(x.keys()[name]) > 0 }
+
+// Ready reports whether an index is complete: every row in the store has its tokens.
+func (x *Indexes) Ready(name string) bool {
+	return slices.ContainsFunc(x.keys()[name], func(k indexKey) bool { return k.State == indexActive })
+}
+
+// Name returns the name under which the index was declared.
+func (x Index) Name() string { return x.name }
 
 // Tokens returns the tokens of a value: the one to look up by first, then those of other versions while the index is being
 // rotated. Write all of them and look for any of them. The value has one part for each field of the index, already
 // normalized. Errors: [ErrNoIndex]; the number of parts is not that of the fields.
 func (x *Indexes) Tokens(index Index, parts ...string) ([]Token, error) {
-	versions := x.keys[index.name]
+	versions := x.keys()[index.name]
 	switch {
 	case index.name == "" || len(versions) == 0:
 		return nil, fmt.Errorf("%w: %q", ErrNoIndex, index.name)

@@ -29,6 +29,9 @@ func CreateKEK(path string) error {
 // read or write ([ErrPermissions]; not checked on Windows), and a key that is a published example or was not drawn at
 // random ([ErrWeakKey]). A missing file is an fs.ErrNotExist.
 func OpenKEK(path string) (tink.AEAD, error) {
+	if strings.HasPrefix(strings.TrimSpace(path), kekPrefix) {
+		return nil, errors.New("crypto: this is a key, want the path of a key file") // without the path, for that reason
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fileError("key file", path, err)
@@ -52,7 +55,22 @@ func OpenKEK(path string) (tink.AEAD, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", err, path)
 	}
-	return newAEAD(key)
+	a, err := newAEAD(key)
+	if err != nil {
+		return nil, err
+	}
+	return localKEK{hide(a)}, nil
+}
+
+// A localKEK is a key-encryption key that does not print; Tink's own do.
+type localKEK struct{ aead hidden[tink.AEAD] }
+
+func (k localKEK) Encrypt(plaintext, associatedData []byte) ([]byte, error) {
+	return k.aead().Encrypt(plaintext, associatedData)
+}
+
+func (k localKEK) Decrypt(ciphertext, associatedData []byte) ([]byte, error) {
+	return k.aead().Decrypt(ciphertext, associatedData)
 }
 
 var errNoKEK = errors.New("crypto: not a key file: want one line, carrel-kek-1: and 32 bytes in base64")

@@ -33,7 +33,7 @@ type Config struct {
 // A Keyring seals and opens. It is safe for concurrent use, also by several processes on the same file.
 type Keyring struct {
 	path  string
-	kek   tink.AEAD
+	kek   hidden[tink.AEAD]
 	store KeyStore
 
 	state  atomic.Pointer[keys]
@@ -158,7 +158,7 @@ func OpenKeyring(ctx context.Context, cfg Config) (*Keyring, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	k := &Keyring{path: cfg.Path, kek: cfg.KEK, store: cfg.Store}
+	k := &Keyring{path: cfg.Path, kek: hide(cfg.KEK), store: cfg.Store}
 	k.cache.init(cmp.Or(cfg.CacheSize, 4096), cmp.Or(cfg.CacheTTL, time.Minute))
 	s, err := k.read()
 	if err != nil {
@@ -186,10 +186,11 @@ func (k *Keyring) read() (*keys, error) {
 		return nil, err
 	}
 	s := &keys{epochs: map[uint32]tink.AEAD{}}
-	if n, err := hex.Decode(s.id[:], []byte(f.ID)); err != nil || n != len(s.id) {
+	id, err := hex.DecodeString(f.ID)
+	if copy(s.id[:], id) != len(s.id) || len(id) != len(s.id) || err != nil {
 		return nil, fmt.Errorf("crypto: %s: not a keyring: its id is not 32 hexadecimal digits", k.path)
 	}
-	plain, err := k.kek.Decrypt(f.Sealed, f.bound())
+	plain, err := k.kek().Decrypt(f.Sealed, f.bound())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", ErrWrongKEK, k.path)
 	}
@@ -315,7 +316,7 @@ func (k *Keyring) change(ctx context.Context, f func(*content) (changed bool, er
 	if err != nil || !changed {
 		return err
 	}
-	if c.Ledger, err = k.ledger.mark(); err != nil {
+	if c.Ledger, err = k.ledger.mark(c.Ledger); err != nil {
 		return err
 	}
 	c.Generation++
@@ -323,7 +324,7 @@ func (k *Keyring) change(ctx context.Context, f func(*content) (changed bool, er
 	if err := next.prepare(); err != nil {
 		return err
 	}
-	data, err := encodeKeyring(k.kek, s.id, c)
+	data, err := encodeKeyring(k.kek(), s.id, c)
 	if err != nil {
 		return err
 	}

@@ -27,13 +27,15 @@ import (
 type ledger struct {
 	path   string
 	id     [16]byte
-	key    []byte
+	key    hidden[[]byte]
 	header string
 
-	mu    sync.Mutex
-	at    int64    // what has been read
-	count uint64   // of tombstones
-	head  [16]byte // the chain so far
+	file sync.Mutex // held while the file is read or written, for what is below
+	at   int64      // what has been read
+	head [16]byte   // the chain so far
+
+	known sync.RWMutex // never held for long: reading goes on while a tombstone is being written
+	count uint64       // of tombstones
 	dead  map[[16]byte]struct{}
 	asked time.Time // when the file was last looked at
 }
@@ -46,7 +48,8 @@ func createLedger(path string, id [16]byte) error {
 
 // openLedger reads a ledger, which must hold at least what the keyring remembers of it.
 func openLedger(path string, id [16]byte, mark ledgerMark) (*ledger, error) {
-	l := &ledger{path: path, id: id, key: mark.Key, header: ledgerHeader(id), dead: map[[16]byte]struct{}{}}
+	now := time.Now()
+	l := &ledger{path: path, id: id, key: hide(mark.Key), header: ledgerHeader(id), dead: map[[16]byte]struct{}{}, asked: now}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v; restore it: without it people who were forgotten could come back", ErrLedger, fileError("ledger", path, err))
@@ -124,61 +127,69 @@ func cutLast(line string) (before, after string, ok bool) {
 func (l *ledger) chain(body string) [16]byte {
 	b := append([]byte(labelChain), l.id[:]...)
 	b = append(b, l.head[:]...)
-	return mac(l.key, appendPart(b, body))
+	return mac(l.key(), appendPart(b, body))
 }
 
 func (l *ledger) take(id, head [16]byte) {
-	l.dead[id] = struct{}{}
 	l.head = head
+	l.known.Lock()
+	defer l.known.Unlock()
+	l.dead[id] = struct{}{}
 	l.count++
 }
 
 func (l *ledger) idOf(s Subject) [16]byte {
 	b := append([]byte(labelTombstone), l.id[:]...)
-	return mac(l.key, appendPart(b, string(s)))
+	return mac(l.key(), appendPart(b, string(s)))
 }
 
 // has reports whether the subject was shredded, as far as has been read.
 func (l *ledger) has(s Subject) bool {
-	l.mu.Lock()
+	l.known.RLock()
 	empty := len(l.dead) == 0
-	l.mu.Unlock()
+	l.known.RUnlock()
 	if empty {
 		return false
 	}
-	id := l.idOf(s)
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	return l.hasID(l.idOf(s))
+}
+
+func (l *ledger) hasID(id [16]byte) bool {
+	l.known.RLock()
+	defer l.known.RUnlock()
 	_, ok := l.dead[id]
 	return ok
 }
 
-// refreshAfter reads what other processes have added, if that was last done so long ago.
-func (l *ledger) refreshAfter(d time.Duration) error {
-	l.mu.Lock()
-	recent := time.Since(l.asked) < d
-	l.mu.Unlock()
-	if recent {
-		return nil
+// refreshAfter reads what other processes have added, if that was last done so long ago, and returns when that was. What
+// was shredded before then is known.
+func (l *ledger) refreshAfter(now time.Time, d time.Duration) (asked time.Time, err error) {
+	l.known.RLock()
+	asked = l.asked
+	l.known.RUnlock()
+	if now.Sub(asked) < d {
+		return asked, nil
 	}
 	return l.refresh()
 }
 
 // refresh reads what other processes have added.
-func (l *ledger) refresh() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (l *ledger) refresh() (asked time.Time, err error) {
+	l.file.Lock()
+	defer l.file.Unlock()
 	now := time.Now()
 	f, err := os.Open(l.path)
 	if err != nil {
-		return fmt.Errorf("%w: %v", ErrLedger, fileError("ledger", l.path, err))
+		return time.Time{}, fmt.Errorf("%w: %v", ErrLedger, fileError("ledger", l.path, err))
 	}
 	defer f.Close()
 	if err := l.readOn(f); err != nil {
-		return err
+		return time.Time{}, err
 	}
+	l.known.Lock()
+	defer l.known.Unlock()
 	l.asked = now
-	return nil
+	return now, nil
 }
 
 // readOn reads what is new in the file, which must not have become shorter.
@@ -203,8 +214,8 @@ func (l *ledger) bury(s Subject) error {
 		return err
 	}
 	defer unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.file.Lock()
+	defer l.file.Unlock()
 	f, err := os.OpenFile(l.path, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("%w: %v", ErrLedger, fileError("ledger", l.path, err))
@@ -214,7 +225,11 @@ func (l *ledger) bury(s Subject) error {
 		return err
 	}
 	id := l.idOf(s)
-	if _, ok := l.dead[id]; ok {
+	if l.hasID(id) {
+		// Whoever wrote it may have been killed before it was durable, or may have been told that it is not.
+		if err := f.Sync(); err != nil {
+			return fileError("ledger", l.path, err)
+		}
 		return nil
 	}
 	body := fmt.Sprintf("%d %s %s", l.count+1, time.Now().UTC().Format(time.RFC3339), ledgerText.EncodeToString(id[:]))
@@ -234,12 +249,15 @@ func (l *ledger) bury(s Subject) error {
 	return nil
 }
 
-// mark returns what the keyring is to remember.
-func (l *ledger) mark() (ledgerMark, error) {
-	if err := l.refresh(); err != nil {
+// mark returns what the keyring is to remember, which is never less than what it remembers now.
+func (l *ledger) mark(now ledgerMark) (ledgerMark, error) {
+	if _, err := l.refresh(); err != nil {
 		return ledgerMark{}, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return ledgerMark{Key: l.key, Count: l.count, Head: bytes.Clone(l.head[:])}, nil
+	l.file.Lock()
+	defer l.file.Unlock()
+	if l.count < now.Count || l.count == now.Count && now.Count > 0 && !hmac.Equal(l.head[:], now.Head) {
+		return ledgerMark{}, l.untrusted("it is not the one that the keyring knows")
+	}
+	return ledgerMark{Key: l.key(), Count: l.count, Head: bytes.Clone(l.head[:])}, nil
 }

@@ -14,7 +14,7 @@ import (
 // person can be counted and swept together; without the key a token tells nothing else. It is safe for concurrent use.
 type Pseudonyms struct {
 	name     string
-	versions []pseudonymVersion // the one that new tokens are made with comes first
+	versions hidden[[]pseudonymVersion] // the one that new tokens are made with comes first
 }
 
 type pseudonymKey struct {
@@ -37,7 +37,7 @@ func (k *Keyring) Pseudonyms(name string) (*Pseudonyms, error) {
 		return nil, errors.New("crypto: pseudonyms need a name")
 	}
 	s := k.state.Load()
-	p := &Pseudonyms{name: name}
+	var versions []pseudonymVersion
 	for _, v := range s.content.Pseudonyms {
 		// Each name has keys of its own, derived, so that a new name needs no change of the keyring.
 		key := make([]byte, 0, sivSize)
@@ -52,9 +52,9 @@ func (k *Keyring) Pseudonyms(name string) (*Pseudonyms, error) {
 		}
 		b := appendPart([]byte(labelPseudonym), s.id[:])
 		b = appendNumber(appendPart(b, name), uint64(v.Version))
-		p.versions = append(p.versions, pseudonymVersion{v.Version, d, b})
+		versions = append(versions, pseudonymVersion{v.Version, d, b})
 	}
-	return p, nil
+	return &Pseudonyms{name, hide(versions)}, nil
 }
 
 // Tokens look like this, to be told from what they replace; the number is the key's version.
@@ -64,7 +64,10 @@ var tokenText = base64.RawURLEncoding.Strict()
 
 // Token returns the token of a reference: ASCII letters, digits, "-" and "_", about 26 more than four thirds of its length.
 func (p *Pseudonyms) Token(reference string) (string, error) {
-	v := p.versions[0]
+	return p.versions()[0].token(reference)
+}
+
+func (v pseudonymVersion) token(reference string) (string, error) {
 	ct, err := v.daead.EncryptDeterministically([]byte(reference), v.bound)
 	if err != nil {
 		return "", errors.New("crypto: a reference cannot be made a pseudonym")
@@ -74,9 +77,9 @@ func (p *Pseudonyms) Token(reference string) (string, error) {
 
 // Tokens returns the tokens of a reference under all living versions of the key, to look for its records.
 func (p *Pseudonyms) Tokens(reference string) ([]string, error) {
-	all := make([]string, 0, len(p.versions))
-	for _, v := range p.versions {
-		t, err := (&Pseudonyms{name: p.name, versions: []pseudonymVersion{v}}).Token(reference)
+	all := make([]string, 0, len(p.versions()))
+	for _, v := range p.versions() {
+		t, err := v.token(reference)
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +102,7 @@ func (p *Pseudonyms) Open(token string) (Secret, error) {
 	if n <= 0 || len(binary.AppendUvarint(nil, number)) != n {
 		return Secret{}, ErrNotPseudonym
 	}
-	for _, v := range p.versions {
+	for _, v := range p.versions() {
 		if uint64(v.number) != number {
 			continue
 		}

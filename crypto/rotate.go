@@ -1,6 +1,7 @@
 package crypto
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,13 +17,16 @@ type Rotation struct {
 	Unopened  int    // keys that are not authentic, or of an epoch whose key is gone; they are left as they are
 }
 
-const rotatePage = 1000
+const (
+	rotatePage = 1000
+	rotateIdle = 10 // so many passes in a row that find keys and rewrap none mean that the store is broken
+)
 
 // Rotate begins a new epoch and wraps all living subject keys under its key. What was sealed is not touched. If an earlier
 // rotation was interrupted, Rotate finishes that one instead. It is safe beside readers, writers and other rotations, and can be killed
 // anywhere. Progress, which may be nil, is called after every page. The KEK is asked twice, however many keys there are.
 //
-// Keys that cannot be opened are counted and make the error [ErrNotAuthentic] after all others are done.
+// Keys that cannot be opened are counted and left, and make the error [ErrNotAuthentic] after all others are done.
 func (k *Keyring) Rotate(ctx context.Context, progress func(Rotation)) (Rotation, error) {
 	if k.store == nil {
 		return Rotation{}, ErrNoStore
@@ -42,81 +46,100 @@ func (k *Keyring) Rotate(ctx context.Context, progress func(Rotation)) (Rotation
 	if err != nil {
 		return Rotation{}, err
 	}
-	if err := k.ledger.refresh(); err != nil {
+	if _, err := k.ledger.refresh(); err != nil {
 		return Rotation{}, err
 	}
 	s := k.state.Load()
 	r := Rotation{Epoch: s.current}
 	// Passes go on until one finds nothing to do: a slower process may have wrapped a key in the old epoch meanwhile, behind us.
-	for {
-		done, unopened, err := k.pass(ctx, s, &r, progress)
-		r.Unopened = unopened
+	for idle := 0; ; {
+		before := r
+		lost, err := k.pass(ctx, s, &r, progress)
 		if err != nil {
 			return r, err
 		}
-		if done == 0 {
+		if r.Rewrapped > before.Rewrapped {
+			idle = 0
+			continue
+		}
+		if lost == 0 && r.Shredded == before.Shredded {
 			break
 		}
+		if idle++; idle == rotateIdle {
+			return r, errors.New("crypto: the key store neither replaces keys nor deletes them: see KeyStore")
+		}
 	}
-	if r.Unopened > 0 {
-		return r, fmt.Errorf("%w: %d subject keys", ErrNotAuthentic, r.Unopened)
-	}
-	return r, k.change(ctx, func(c *content) (bool, error) {
-		newest := slices.MaxFunc(c.Epochs, func(a, b epochKey) int { return int(a.Number) - int(b.Number) })
+	// What cannot be opened does not hold up the next rotation: all the rest is done.
+	err = k.change(ctx, func(c *content) (bool, error) {
+		newest := slices.MaxFunc(c.Epochs, func(a, b epochKey) int { return cmp.Compare(a.Number, b.Number) })
 		if !c.Rotating || newest.Number != s.current {
 			return false, nil // somebody else was as far, or further
 		}
 		c.Rotating = false
 		return true, nil
 	})
+	if err == nil && r.Unopened > 0 {
+		err = fmt.Errorf("%w: %d subject keys", ErrNotAuthentic, r.Unopened)
+	}
+	return r, err
 }
 
-// pass goes once through the keys of earlier epochs.
-func (k *Keyring) pass(ctx context.Context, s *keys, r *Rotation, progress func(Rotation)) (done, unopened int, err error) {
+// pass goes once through the keys of earlier epochs, and returns how many were changed by somebody else meanwhile.
+func (k *Keyring) pass(ctx context.Context, s *keys, r *Rotation, progress func(Rotation)) (lost int, err error) {
+	r.Unopened = 0
 	var after Subject
 	for {
 		if err := ctx.Err(); err != nil {
-			return done, unopened, err
+			return lost, err
 		}
 		page, err := k.store.OlderKeys(ctx, s.current, after, rotatePage)
 		if err != nil || len(page) == 0 {
-			return done, unopened, err
+			return lost, err
 		}
 		after = page[len(page)-1].Subject
-		changes := make([]KeyChange, 0, len(page))
-		for _, w := range page {
-			if k.ledger.has(w.Subject) {
-				if err := k.destroy(ctx, w.Subject); err != nil {
-					return done, unopened, err
-				}
-				r.Shredded++
-				done++
-				continue
-			}
-			raw, err := s.unwrap(w)
-			if errors.Is(err, ErrNotAuthentic) || errors.Is(err, ErrNoEpoch) {
-				unopened++
-				continue
-			}
-			next, err := s.wrap(w.Subject, raw)
-			clear(raw)
-			if err != nil {
-				return done, unopened, err
-			}
-			changes = append(changes, KeyChange{Key: next, Old: w.Wrapped})
-		}
-		lost, err := k.store.PutKeys(ctx, changes)
+		n, err := k.rewrap(ctx, s, page, r)
 		if err != nil {
-			return done, unopened, err
+			return lost, err
 		}
-		// What is lost was shredded or rewrapped by somebody else meanwhile; the next pass sees.
-		r.Rewrapped += len(changes) - len(lost)
-		done += len(changes)
+		lost += n
 		if progress != nil {
-			r.Unopened = unopened
 			progress(*r)
 		}
 	}
+}
+
+// rewrap wraps keys under the current epoch's, and returns how many were shredded or rewrapped by somebody else meanwhile.
+func (k *Keyring) rewrap(ctx context.Context, s *keys, page []WrappedKey, r *Rotation) (lost int, err error) {
+	changes := make([]KeyChange, 0, len(page))
+	for _, w := range page {
+		if k.ledger.has(w.Subject) {
+			if err := k.destroy(ctx, w.Subject); err != nil {
+				return 0, err
+			}
+			r.Shredded++
+			continue
+		}
+		raw, err := s.unwrap(w)
+		if err != nil {
+			r.Unopened++
+			continue
+		}
+		next, err := s.wrap(w.Subject, raw)
+		clear(raw)
+		if err != nil {
+			return 0, err
+		}
+		changes = append(changes, KeyChange{Key: next, Old: w.Wrapped})
+	}
+	if len(changes) == 0 {
+		return 0, nil
+	}
+	refused, err := k.store.PutKeys(ctx, changes)
+	if err != nil {
+		return 0, err
+	}
+	r.Rewrapped += len(changes) - len(refused)
+	return len(refused), nil
 }
 
 // A Status says what a keyring holds. It contains no key.
@@ -149,7 +172,7 @@ func (k *Keyring) Status() (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	if err := k.ledger.refresh(); err != nil {
+	if _, err := k.ledger.refresh(); err != nil {
 		return Status{}, err
 	}
 	st := Status{ID: k.ID(), Generation: s.content.Generation, Rotating: s.content.Rotating}
@@ -159,8 +182,8 @@ func (k *Keyring) Status() (Status, error) {
 	for _, x := range s.content.Indexes {
 		st.Indexes = append(st.Indexes, IndexStatus{x.Name, x.Version, x.State})
 	}
-	k.ledger.mu.Lock()
+	k.ledger.known.RLock()
 	st.Shredded = k.ledger.count
-	k.ledger.mu.Unlock()
+	k.ledger.known.RUnlock()
 	return st, nil
 }

@@ -16,8 +16,12 @@ import (
 // Formatting prints "[redacted]". Encoding as text, JSON, XML or gob fails, so that a mask is never stored for a
 // value. A Secret cannot be compared with ==.
 //
-// The zero value is the empty text. A Secret is immutable and safe for concurrent use.
-type Secret struct{ reveal func() string }
+// The zero value is the empty text. A Secret is immutable and safe for concurrent use. Those that were opened together lie in one
+// piece of memory, which lives as long as any of them.
+type Secret struct {
+	reveal func(int) string
+	part   int // which of the texts behind reveal: those that were opened together share it
+}
 
 // NewSecret returns s as a secret. Go keeps copies of strings where it likes; what is no longer referred to is
 // not wiped from memory.
@@ -25,12 +29,23 @@ func NewSecret(s string) Secret {
 	if s == "" {
 		return Secret{}
 	}
-	return Secret{func() string { return s }}
+	return Secret{reveal: func(int) string { return s }}
 }
 
-// newSecret is NewSecret for bytes that nobody else has and nobody will change: it spares the copy.
-func newSecret(b []byte) Secret {
-	return NewSecret(unsafe.String(unsafe.SliceData(b), len(b)))
+// newSecrets makes one secret of each part of a text, which nobody else has and nobody will change: it spares the copies.
+func newSecrets(text []byte, ends []int) []Secret {
+	whole := unsafe.String(unsafe.SliceData(text), len(text))
+	reveal := func(part int) string {
+		if part == 0 {
+			return whole[:ends[0]]
+		}
+		return whole[ends[part-1]:ends[part]]
+	}
+	secrets := make([]Secret, len(ends))
+	for i := range secrets {
+		secrets[i] = Secret{reveal, i}
+	}
+	return secrets
 }
 
 // Reveal returns the text.
@@ -38,11 +53,16 @@ func (s Secret) Reveal() string {
 	if s.reveal == nil {
 		return ""
 	}
-	return s.reveal()
+	return s.reveal(s.part)
 }
 
 // IsEmpty reports whether the text is empty, without showing it.
-func (s Secret) IsEmpty() bool { return s.reveal == nil || s.reveal() == "" }
+func (s Secret) IsEmpty() bool { return s.Reveal() == "" }
+
+// A hidden value does not print, for the same reason: keys lie behind one wherever a printer that follows pointers could come.
+type hidden[T any] func() T
+
+func hide[T any](v T) hidden[T] { return func() T { return v } }
 
 const redacted = "[redacted]"
 

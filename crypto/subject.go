@@ -22,10 +22,14 @@ func (k *Keyring) CreateKeys(ctx context.Context, subjects ...Subject) error {
 	if k.store == nil {
 		return ErrNoStore
 	}
+	// Another process may have shredded one of them.
+	asked, err := k.ledger.refresh()
+	if err != nil {
+		return err
+	}
 	s := k.state.Load()
 	changes := make([]KeyChange, 0, len(subjects))
 	made := make([]*subjectKey, 0, len(subjects))
-	deadline := time.Now().Add(k.cache.ttl)
 	seen := make(map[Subject]bool, len(subjects))
 	for _, subject := range subjects {
 		if err := checkSubject(subject); err != nil {
@@ -43,13 +47,16 @@ func (k *Keyring) CreateKeys(ctx context.Context, subjects ...Subject) error {
 		if err != nil {
 			return err
 		}
-		key, err := s.subjectKey(subject, raw, deadline)
+		key, err := s.subjectKey(subject, raw, asked.Add(k.cache.ttl))
 		clear(raw)
 		if err != nil {
 			return err
 		}
 		changes = append(changes, KeyChange{Key: wrapped})
 		made = append(made, key)
+	}
+	if len(changes) == 0 {
+		return nil
 	}
 	lost, err := k.store.PutKeys(ctx, changes)
 	if err != nil {
@@ -58,16 +65,31 @@ func (k *Keyring) CreateKeys(ctx context.Context, subjects ...Subject) error {
 	for _, subject := range lost { // they have a key, which is loaded when it is needed
 		seen[subject] = false
 	}
-	for _, key := range made {
-		if !seen[key.subject] {
-			continue
-		}
-		k.cache.put(key)
-		if k.ledger.has(key.subject) { // shredded while this was under way, perhaps before the key was there to be deleted
-			return errors.Join(ErrShredded, k.destroy(ctx, key.subject))
+	// One that was shredded while this was under way, perhaps before the key was there to be deleted, is deleted now.
+	if _, err := k.ledger.refresh(); err != nil {
+		return err
+	}
+	var shredded, failed error
+	created := make([]WrappedKey, 0, len(made))
+	for i, key := range made {
+		switch {
+		case !seen[key.subject]:
+		case k.cache.put(key, k.ledger.has):
+			created = append(created, changes[i].Key)
+		default:
+			shredded, failed = ErrShredded, errors.Join(failed, k.destroy(ctx, key.subject))
 		}
 	}
-	return nil
+	if err := errors.Join(shredded, failed); err != nil {
+		return err
+	}
+	// And a rotation that began meanwhile may be over, and not come by again.
+	now, err := k.refresh(s)
+	if err != nil || now.current == s.current {
+		return err
+	}
+	_, err = k.rewrap(ctx, now, created, new(Rotation))
+	return err
 }
 
 // wrap seals a subject key under the current epoch.
@@ -100,7 +122,7 @@ func (s *keys) boundToKey(subject Subject, epoch uint32) []byte {
 }
 
 func (s *keys) subjectKey(subject Subject, raw []byte, until time.Time) (*subjectKey, error) {
-	a, err := newAEAD(raw)
+	a, err := newSubjectAEAD(raw)
 	if err != nil {
 		return nil, errors.New("crypto: a subject key cannot be used")
 	}
@@ -108,7 +130,7 @@ func (s *keys) subjectKey(subject Subject, raw []byte, until time.Time) (*subjec
 	b = append(b, labelSegment...)
 	b = appendPart(b, s.id[:])
 	b = appendPart(b, string(subject))
-	return &subjectKey{subject: subject, aead: a, bound: b, until: until}, nil
+	return &subjectKey{subject: subject, aead: hide(a), bound: b, until: until}, nil
 }
 
 // key returns the key of a subject, from the cache or the store. Of many who miss the same one, one asks the store.
@@ -129,7 +151,7 @@ func (k *Keyring) key(ctx context.Context, subject Subject) (*subjectKey, error)
 			return key, nil
 		}
 		if first {
-			k.fly(ctx, subject, f, now.Add(k.cache.ttl))
+			k.fly(ctx, subject, f, now)
 			return f.key, f.err
 		}
 		select {
@@ -137,10 +159,13 @@ func (k *Keyring) key(ctx context.Context, subject Subject) (*subjectKey, error)
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		// That somebody else gave up is no reason for us to.
-		if !errors.Is(f.err, context.Canceled) && !errors.Is(f.err, context.DeadlineExceeded) {
-			return f.key, f.err
-		}
+		switch {
+		case f.err == nil && now.Before(f.key.until):
+			return f.key, nil
+		case f.err == nil: // it took so long that what it knows was too old already when we came
+		case !errors.Is(f.err, context.Canceled) && !errors.Is(f.err, context.DeadlineExceeded):
+			return nil, f.err
+		} // that somebody else gave up is no reason for us to
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -149,16 +174,18 @@ func (k *Keyring) key(ctx context.Context, subject Subject) (*subjectKey, error)
 }
 
 // fly loads a key, and lands also when the store panics: others are waiting.
-func (k *Keyring) fly(ctx context.Context, subject Subject, f *flight, until time.Time) {
+func (k *Keyring) fly(ctx context.Context, subject Subject, f *flight, now time.Time) {
 	key, err := (*subjectKey)(nil), errors.New("crypto: the key store panicked")
 	defer func() { k.cache.land(subject, f, key, err) }()
-	key, err = k.load(ctx, subject, until)
+	key, err = k.load(ctx, subject, now)
 }
 
-func (k *Keyring) load(ctx context.Context, subject Subject, until time.Time) (*subjectKey, error) {
-	// What other processes shredded is looked up as often as a cached key may live. Before the store is asked: a key
-	// that it gives back after a tombstone is one that a backup brought back.
-	if err := k.ledger.refreshAfter(k.cache.ttl); err != nil {
+func (k *Keyring) load(ctx context.Context, subject Subject, now time.Time) (*subjectKey, error) {
+	// The key may be used until the ledger that it was checked against is as old as a cached key may be: what another
+	// process shredded since is not in it. The store is asked after that: a key that it gives back in spite
+	// of a tombstone is one that a backup brought back.
+	asked, err := k.ledger.refreshAfter(now, k.cache.ttl/2)
+	if err != nil {
 		return nil, err
 	}
 	w, err := k.store.Key(ctx, subject)
@@ -166,7 +193,7 @@ func (k *Keyring) load(ctx context.Context, subject Subject, until time.Time) (*
 	case k.ledger.has(subject):
 		return nil, ErrShredded
 	case errors.Is(err, ErrNoKey):
-		if err := k.ledger.refresh(); err != nil {
+		if _, err := k.ledger.refresh(); err != nil {
 			return nil, err
 		}
 		if k.ledger.has(subject) {
@@ -188,7 +215,7 @@ func (k *Keyring) load(ctx context.Context, subject Subject, until time.Time) (*
 		return nil, err
 	}
 	defer clear(raw)
-	return s.subjectKey(subject, raw, until)
+	return s.subjectKey(subject, raw, asked.Add(k.cache.ttl))
 }
 
 // Shred destroys the key of a subject: what is sealed for them cannot be opened again, by anybody, in any copy of the data

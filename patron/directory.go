@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/carrel-project/carrel/access"
@@ -18,8 +19,10 @@ type Config struct {
 	Access   access.Decider
 	Recorder audit.Recorder // without one there is no directory: no plaintext without a trace
 
-	Grants  Grants   // of break-glass; nil: there is none
-	Lookups []Lookup // indexes beside that of identifiers
+	Grants Grants // of break-glass; nil: there is none
+	// Lookups are indexes beside that of identifiers. All processes on one store have the same ones: what is written without
+	// one is not found by it until the next Reindex.
+	Lookups []Lookup
 
 	Now func() time.Time // nil means time.Now
 }
@@ -58,6 +61,7 @@ func New(cfg Config) (*Directory, error) {
 		}
 		seen[name] = true
 	}
+	cfg.Lookups = slices.Clone(cfg.Lookups)
 	d := &Directory{cfg: cfg}
 	var err error
 	if d.identifier, err = crypto.NewIndex(crypto.IndexIdentifier, crypto.Field{Name: "identifier"}); err != nil {
@@ -76,7 +80,9 @@ type Call struct {
 	Purpose string
 	Channel audit.Channel
 
-	Self  ID     // the patron who acts for themself, and then may reach nobody else
+	// Self is the patron who acts for themself. They reach nobody else: they view, find, export and change their own record,
+	// and of the facts in it only the wish.
+	Self  ID
 	Grant string // ID of a break-glass grant, for View
 }
 
@@ -97,6 +103,15 @@ const (
 	whyApproval = "no-approval"
 )
 
+// reachesOne reports whether an action reaches one patron only, so that a patron may do it for themself.
+func reachesOne(action audit.Action) bool {
+	switch action {
+	case audit.View, audit.Find, audit.Resolve, audit.Update, audit.Export:
+		return true
+	}
+	return false
+}
+
 // An act is one call on its way: who asks for what, and what access says.
 type act struct {
 	d     *Directory
@@ -112,14 +127,13 @@ func (d *Directory) begin(ctx context.Context, call Call, action audit.Action, i
 		return nil, err
 	}
 	a := &act{d: d, call: call, at: d.cfg.Now()}
-	a.event = audit.Event{Time: a.at.UTC(), Action: action, Actor: call.Actor, Role: call.Role, Purpose: call.Purpose, Channel: call.Channel, Grant: call.Grant}
-	if !id.IsZero() {
-		a.about(id)
-	}
+	a.event = audit.Event{Time: a.at.UTC(), Action: action, Actor: call.Actor, Role: call.Role, Purpose: call.Purpose, Channel: call.Channel}
+	a.about(call.Self) // who acts for themself is not an actor, but whom it is about
+	a.about(id)
 	if (call.Actor == "") == call.Self.IsZero() { // neither or both
 		return nil, a.refuse(ctx, whyNoActor)
 	}
-	if !call.Self.IsZero() && !id.IsZero() && id != call.Self {
+	if !call.Self.IsZero() && (!id.IsZero() && id != call.Self || !reachesOne(action)) {
 		return nil, a.refuse(ctx, whyNotOwn)
 	}
 	var err error
@@ -141,7 +155,11 @@ func (a *act) request(id ID) access.Request {
 	return r
 }
 
+// about adds a patron to the event, once.
 func (a *act) about(id ID) {
+	if id.IsZero() || id == a.call.Self && len(a.event.Subjects) > 0 {
+		return
+	}
 	a.event.Subjects = append(a.event.Subjects, audit.Subject{ID: id.Subject()})
 	a.event.Count = len(a.event.Subjects)
 }
@@ -162,7 +180,8 @@ func (a *act) refuse(ctx context.Context, why string) error {
 
 // missing records that nobody was found.
 func (a *act) missing(ctx context.Context) error {
-	a.event.Outcome = audit.NotFound
+	a.event.Outcome, a.event.Subjects, a.event.Count = audit.NotFound, nil, 0
+	a.about(a.call.Self)
 	return errors.Join(ErrNotFound, a.record(ctx))
 }
 
@@ -172,10 +191,13 @@ func (a *act) done(ctx context.Context) error {
 	return a.record(ctx)
 }
 
-// undone records that what was recorded as done was not, and returns why.
+// undone records that what was allowed was not done after all, and returns why. The time for that is bounded: what matters is
+// recorded already.
 func (a *act) undone(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
 	a.event.Outcome = audit.Failed
-	return errors.Join(err, a.record(context.WithoutCancel(ctx)))
+	return errors.Join(err, a.record(ctx))
 }
 
 // ErrNotRecorded means that the trail could not be written, and so nothing was revealed or changed.

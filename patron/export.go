@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/carrel-project/carrel/access"
@@ -38,7 +39,8 @@ const exportPage = 500
 // outside gets pseudonyms, and of the facts only group, categories and library: exact dates would tell who is who. Patrons who were
 // forgotten are left out. Segments are shown as access says; if it shows nothing of one that was asked for, the export is refused.
 //
-// It needs the right to export. The sequence ends with its first error.
+// It needs the right to export. A patron who acts for themself gets their own record and no other. The sequence ends with its
+// first error.
 func (d *Directory) Export(ctx context.Context, call Call, e Export) iter.Seq2[Exported, error] {
 	return func(yield func(Exported, error) bool) {
 		after := ID{}
@@ -76,14 +78,23 @@ func (d *Directory) exportPage(ctx context.Context, call Call, e Export, after I
 	}
 	pseudonym := func(crypto.Subject) string { return "" }
 	if e.Recipient != "" {
-		if e.Approval == "" {
+		if strings.TrimSpace(e.Approval) == "" {
 			return last, false, a.refuse(ctx, whyApproval)
 		}
 		if pseudonym, err = d.cfg.Keys.Pairwise(e.Recipient); err != nil {
 			return last, false, err
 		}
 	}
-	page, err := d.cfg.Store.Rows(ctx, Query{After: after, Limit: exportPage})
+	var page []Row
+	if call.Self.IsZero() {
+		page, err = d.cfg.Store.Rows(ctx, Query{After: after, Limit: exportPage})
+	} else {
+		var own Row
+		if own, err = d.cfg.Store.Get(ctx, call.Self); errors.Is(err, ErrNotFound) {
+			return last, false, a.missing(ctx)
+		}
+		page = []Row{own}
+	}
 	if err != nil || len(page) == 0 && !after.IsZero() {
 		return last, false, err
 	}
@@ -104,7 +115,7 @@ func (d *Directory) exportPage(ctx context.Context, call Call, e Export, after I
 		if errors.Is(err, crypto.ErrShredded) {
 			continue
 		} else if err != nil {
-			return last, false, err
+			return last, false, a.undone(ctx, err)
 		}
 		for s := range levels.AtLeast(access.Masked).All() {
 			if levels.Of(s) == access.Masked {

@@ -26,8 +26,9 @@ type Field struct {
 //
 // On the level masked, the following is shown: of a phone number the last four digits, if it has at least seven; of an e-mail address the first
 // letter and the domain; of an identifier the last four characters, if it has at least eight; of a birth date the year; of a street
-// what has no digit in it; of a postcode the first three characters, if it has at least five; of names the first letter; city,
-// region and country. Uses, which say what an entry is, are shown. Nothing else is.
+// the words of two letters and more without a digit; of a postcode the first three characters, if it has at least five; of first and last names the
+// first letter; city, region and country. What is first of a name or an address and also all of it is not shown, and white space and
+// characters that are not seen do not count. Uses, which say what an entry is, are shown. Nothing else is.
 func Fields(s access.Segment) []Field {
 	if int(s) >= len(fieldTable) {
 		return nil
@@ -44,7 +45,7 @@ var fieldTable = [access.SegmentCount][]Field{
 		{Name: "suffix", low: true},
 	},
 	access.Addresses: {
-		{Name: "street", Masked: "without words that have a digit", mask: maskStreet},
+		{Name: "street", Masked: "words of two letters and more without a digit", mask: maskStreet},
 		{Name: "extra"},
 		{Name: "city", low: true, Masked: "all", mask: maskNothing},
 		{Name: "region", low: true, Masked: "all", mask: maskNothing},
@@ -86,7 +87,11 @@ func isDate(s string) bool {
 
 func isEmail(s string) bool {
 	local, domain, ok := cutAt(s)
-	return ok && local != "" && domain != "" && !strings.ContainsFunc(s, unicode.IsSpace)
+	// The domain is shown on the level masked, so that nothing else may stand in it: no closing bracket, no comment.
+	return ok && local != "" && domain != "" && !strings.ContainsFunc(s, unicode.IsSpace) &&
+		!strings.ContainsFunc(domain, func(r rune) bool {
+			return !unicode.In(r, unicode.Letter, unicode.Mark, unicode.Number) && !strings.ContainsRune("-.[]:", r)
+		})
 }
 
 func cutAt(s string) (local, domain string, ok bool) {
@@ -123,10 +128,18 @@ const hidden = "…"
 
 func maskNothing(s string) string { return s }
 
-func maskName(s string) string {
-	_, n := utf8.DecodeRuneInString(s)
+func maskName(s string) string { return maskFirst(s) }
+
+// maskFirst shows the first letter of a text that has more than one.
+func maskFirst(s string) string {
+	r, n := utf8.DecodeRuneInString(s)
+	if !isLetter(r) || !strings.ContainsFunc(s[n:], isLetter) {
+		return hidden
+	}
 	return s[:n] + hidden
 }
+
+func isLetter(r rune) bool { return unicode.In(r, unicode.Letter, unicode.Number) }
 
 // maskPhone counts digits only: how a number is written does not matter.
 func maskPhone(s string) string {
@@ -139,7 +152,7 @@ func maskPhone(s string) string {
 	return maskLast([]rune(digits), 7)
 }
 
-func maskIdentifier(s string) string { return maskLast([]rune(s), 8) }
+func maskIdentifier(s string) string { return maskLast([]rune(visible(s)), 8) }
 
 // maskLast shows the last four of a text that is long enough for that to hide most of it.
 func maskLast(s []rune, least int) string {
@@ -149,17 +162,12 @@ func maskLast(s []rune, least int) string {
 	return hidden + string(s[len(s)-4:])
 }
 
-// maskEmail hides the first letter too when there is no other.
 func maskEmail(s string) string {
 	local, domain, ok := cutAt(s)
 	if !ok {
 		return hidden
 	}
-	_, n := utf8.DecodeRuneInString(local)
-	if n == len(local) {
-		n = 0
-	}
-	return local[:n] + hidden + "@" + domain
+	return maskFirst(local) + "@" + domain
 }
 
 func maskDate(s string) string {
@@ -169,19 +177,28 @@ func maskDate(s string) string {
 	return s[:4]
 }
 
-// maskStreet drops the number of the house, wherever it stands, and what belongs to it.
+// maskStreet drops the number of the house, wherever it stands, and the letter of the staircase or the flat.
 func maskStreet(s string) string {
 	var kept []string
 	for word := range strings.FieldsSeq(s) {
-		if !strings.ContainsFunc(word, unicode.IsNumber) {
+		letters := 0
+		for _, r := range word {
+			if unicode.IsLetter(r) {
+				letters++
+			}
+		}
+		if letters > 1 && !strings.ContainsFunc(word, unicode.IsNumber) {
 			kept = append(kept, word)
 		}
+	}
+	if kept == nil {
+		return hidden
 	}
 	return strings.Join(kept, " ")
 }
 
 func maskPostcode(s string) string {
-	r := []rune(s)
+	r := []rune(visible(s))
 	if len(r) < 5 {
 		return hidden
 	}

@@ -3,7 +3,6 @@ package patron
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -34,7 +33,8 @@ func (d *Directory) Find(ctx context.Context, call Call, identifier crypto.Secre
 	return ids[0], nil
 }
 
-// FindBy returns the patrons who have the values, one for each field of a lookup of the Config; at most some thousand. It needs the right to find.
+// FindBy returns the patrons who have the values, one for each field of a lookup of the Config; at most some thousand. It needs
+// the right to find, and the level full on every segment of the lookup: whom a value finds tells the value.
 //
 // Errors: [ErrNotFound], [ErrDenied], [ErrNotRecorded], [ErrNotReady].
 func (d *Directory) FindBy(ctx context.Context, call Call, lookup string, values ...crypto.Secret) ([]ID, error) {
@@ -42,19 +42,18 @@ func (d *Directory) FindBy(ctx context.Context, call Call, lookup string, values
 	if err != nil {
 		return nil, err
 	}
+	if err := a.need(ctx, access.Find); err != nil {
+		return nil, err
+	}
 	i := slices.IndexFunc(d.cfg.Lookups, func(l Lookup) bool { return l.index.Name() == lookup })
 	if i < 0 {
-		return nil, fmt.Errorf("patron: this directory has no such lookup")
+		return nil, errors.New("patron: this directory has no such lookup")
 	}
 	l := d.cfg.Lookups[i]
-	// Whom a value finds tells the value.
 	for s := range l.segments().All() {
 		if a.may.Levels.Of(s) != access.Full {
 			return nil, a.refuse(ctx, whyNoRight)
 		}
-	}
-	if err := a.need(ctx, access.Find); err != nil {
-		return nil, err
 	}
 	normal := make([]string, len(values))
 	for i, v := range values {

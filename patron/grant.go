@@ -3,6 +3,7 @@ package patron
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/carrel-project/carrel/access"
@@ -30,6 +31,7 @@ var grantWords = [...]struct {
 	{access.ErrExpired, "grant-expired"},
 	{access.ErrOwnReview, "own-review"},
 	{access.ErrReviewed, "reviewed-already"},
+	{access.ErrTooEarly, "too-early"},
 	{ErrNotFound, "no-such-grant"},
 }
 
@@ -56,6 +58,9 @@ func (d *Directory) BreakGlass(ctx context.Context, call Call, id ID, segments a
 		return access.Grant{}, err
 	}
 	a.event.Segments = segments.Names()
+	if n := len(reason.Reveal()); n > maxValue {
+		return access.Grant{}, fmt.Errorf("patron: the reason has %d bytes, may have %d", n, maxValue)
+	}
 	earlier, err := d.cfg.Grants.Unreviewed(ctx, call.Actor)
 	if err != nil {
 		return access.Grant{}, err
@@ -73,9 +78,9 @@ func (d *Directory) BreakGlass(ctx context.Context, call Call, id ID, segments a
 	} else if err != nil {
 		return access.Grant{}, err
 	}
-	sealed, err := d.cfg.Keys.Seal(ctx, id.Subject(), crypto.Plain{Label: "grant " + g.ID, Value: reason})
+	sealed, err := d.cfg.Keys.Seal(ctx, id.Subject(), crypto.Plain{Label: grantLabel(g), Value: reason})
 	if err != nil {
-		return access.Grant{}, err
+		return access.Grant{}, a.undone(ctx, err)
 	}
 	a.event.Grant = g.ID
 	a.event.Subjects[0].Note = reason
@@ -92,21 +97,53 @@ func (d *Directory) BreakGlass(ctx context.Context, call Call, id ID, segments a
 	return g, nil
 }
 
+// grantLabel is what the reason of a grant is bound to: all that the grant says, so that one that was written or stretched in
+// the store, and not by [Directory.BreakGlass], opens nothing.
+func grantLabel(g access.Grant) string {
+	return fmt.Sprintf("grant %q %q %q %q %q %d %d %d", g.ID, g.Actor, g.Role, g.Purpose, g.Subject, g.Segments, g.Issued.UnixMicro(), g.Until.UnixMicro())
+}
+
+// reason opens the reason of a grant.
+func (d *Directory) reason(ctx context.Context, g Grant) (crypto.Secret, error) {
+	list, err := d.cfg.Keys.Open(ctx, crypto.Subject(g.Subject), crypto.Sealed{Label: grantLabel(g.Grant), Data: g.Reason})
+	if err != nil {
+		return crypto.Secret{}, err
+	}
+	return list[0], nil
+}
+
 // granted returns what the grant of a call opens. A grant that does not fit refuses the call, whatever access allows without it.
 func (d *Directory) granted(ctx context.Context, a *act, id ID) (access.Levels, error) {
 	if d.cfg.Grants == nil {
 		return 0, errNoGrants
 	}
+	a.event.Grant = grantID(a.call.Grant)
 	g, err := d.cfg.Grants.Grant(ctx, a.call.Grant)
-	if err == nil {
-		var levels access.Levels
-		if levels, err = g.Levels(a.request(id), a.at); err == nil {
-			return levels, nil
-		}
-	} else if !errors.Is(err, ErrNotFound) {
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return 0, err
 	}
+	var levels access.Levels
+	if err == nil {
+		levels, err = g.Levels(a.request(id), a.at)
+	}
+	if err == nil {
+		_, err = d.reason(ctx, g)
+		if err == nil || errors.Is(err, crypto.ErrShredded) { // which View will find out, too
+			return levels, nil
+		}
+		if !errors.Is(err, crypto.ErrNotAuthentic) {
+			return 0, a.undone(ctx, err)
+		}
+	}
 	return 0, errors.Join(a.refuse(ctx, whyGrant(err)), err)
+}
+
+// grantID keeps what is no ID of a grant out of the trail: it may be anything.
+func grantID(id string) string {
+	if _, err := ParseID(id); err != nil {
+		return ""
+	}
+	return id
 }
 
 // A Pending is a break-glass grant that awaits review, with its reason.
@@ -135,12 +172,12 @@ func (d *Directory) Unreviewed(ctx context.Context, call Call) ([]Pending, error
 	pending := make([]Pending, len(grants))
 	for i, g := range grants {
 		pending[i].Grant = g.Grant
-		reason, err := d.cfg.Keys.Open(ctx, crypto.Subject(g.Subject), crypto.Sealed{Label: "grant " + g.ID, Data: g.Reason})
+		reason, err := d.reason(ctx, g)
 		switch {
 		case err == nil:
-			pending[i].Reason = reason[0]
+			pending[i].Reason = reason
 		case !errors.Is(err, crypto.ErrShredded):
-			return nil, err
+			return nil, a.undone(ctx, err)
 		}
 	}
 	return pending, nil
@@ -154,7 +191,7 @@ func (d *Directory) Review(ctx context.Context, call Call, grant string) error {
 	if err != nil {
 		return err
 	}
-	a.event.Grant = grant
+	a.event.Grant = grantID(grant)
 	g, err := d.cfg.Grants.Grant(ctx, grant)
 	if errors.Is(err, ErrNotFound) {
 		return a.missing(ctx)

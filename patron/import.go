@@ -29,10 +29,10 @@ type Refusal struct {
 const importBatch = 500
 
 // Import adds patrons and brings them up to date, as a student information system or another system lists them. Somebody who is there is
-// known by any of their identifiers. What replaces what: the facts; every segment that the profile has; those of owns also when the
+// known by any of their identifiers. What replaces what: the facts, but the wish only if the profile has one; every segment that the profile has; those of owns also when the
 // profile has nothing in them, because the source knows best; of the identifiers, those of the types that the profile has.
 //
-// It works through the sequence in batches, each of which is durable when it is done: if the import ends in the middle, do it
+// It works through the sequence in batches, each of which is recorded, and durable when it is done: if the import ends in the middle, do it
 // again. Whoever cannot be taken over is refused and the rest goes on: [ErrDuplicate] when the identifiers belong to several
 // patrons, or what is wrong with the profile. An error of the sequence ends the import and is returned as it is. The sequence must not use the
 // store while it yields, unless the store can read and write at once. Progress, which may be nil, is called after each batch.
@@ -40,8 +40,7 @@ const importBatch = 500
 // It needs the right to import, and the level full on every segment that it writes.
 func (d *Directory) Import(ctx context.Context, call Call, owns access.Set, profiles iter.Seq2[Profile, error], progress func(Imported)) (Imported, error) {
 	in := &importing{d: d, call: call, owns: owns, claimed: map[crypto.Token]bool{}}
-	a, err := in.begin(ctx)
-	if err != nil {
+	if _, err := in.begin(ctx); err != nil {
 		return in.done, err
 	}
 	row := 0
@@ -50,10 +49,7 @@ func (d *Directory) Import(ctx context.Context, call Call, owns access.Set, prof
 			return in.done, err
 		}
 		row++
-		if p.Segments()&^in.may != 0 {
-			return in.done, a.refuse(ctx, whyNoRight)
-		}
-		if err := p.check(); err != nil {
+		if err := errors.Join(p.check(), d.checkCombinations(&p)); err != nil {
 			in.done.Refused = append(in.done.Refused, Refusal{row, err})
 			continue
 		}
@@ -68,7 +64,7 @@ func (d *Directory) Import(ctx context.Context, call Call, owns access.Set, prof
 			progress(in.done)
 		}
 	}
-	err = in.flush(ctx)
+	err := in.flush(ctx)
 	if err == nil && progress != nil {
 		progress(in.done)
 	}
@@ -109,9 +105,6 @@ func (in *importing) begin(ctx context.Context) (*act, error) {
 	return a, nil
 }
 
-// attempts bounds how often a batch is tried again because somebody else wrote in between.
-const attempts = 10
-
 // flush writes those that wait. Two of one batch who share an identifier go into the store one after the other.
 func (in *importing) flush(ctx context.Context) error {
 	for try := 0; len(in.waiting) > 0; {
@@ -136,6 +129,11 @@ func (in *importing) batch(ctx context.Context) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	for _, w := range in.waiting {
+		if w.profile.Segments()&^in.may != 0 {
+			return 0, a.refuse(ctx, whyNoRight)
+		}
+	}
 	owners, n, err := in.owners(ctx)
 	if err != nil {
 		return 0, err
@@ -147,7 +145,7 @@ func (in *importing) batch(ctx context.Context) (n int, err error) {
 	for i, w := range in.waiting[:n] {
 		one, err := in.one(ctx, w, owners[i])
 		switch {
-		case errors.Is(err, ErrDuplicate), errors.Is(err, crypto.ErrShredded), errors.Is(err, errUnfit):
+		case isRefusal(err):
 			done.Refused = append(done.Refused, Refusal{w.row, err})
 			continue
 		case err != nil:
@@ -165,14 +163,17 @@ func (in *importing) batch(ctx context.Context) (n int, err error) {
 		segments |= one.segments
 		a.event.Subjects = append(a.event.Subjects, one.subject())
 	}
-	if len(list) > 0 {
+	if len(fresh) > 0 {
 		if err := d.cfg.Keys.CreateKeys(ctx, fresh...); err != nil {
 			return 0, err
 		}
-		a.event.Segments, a.event.Count = segments.Names(), len(list)
-		if err := a.done(ctx); err != nil {
-			return 0, err
-		}
+	}
+	// Also of a batch that changes nothing: the counts tell who is there.
+	a.event.Segments, a.event.Count = segments.Names(), len(list)
+	if err := a.done(ctx); err != nil {
+		return 0, err
+	}
+	if len(list) > 0 {
 		if err := d.put(ctx, list); err != nil {
 			return 0, a.undone(ctx, err)
 		}
@@ -184,7 +185,13 @@ func (in *importing) batch(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// owners finds whose the identifiers are of those that wait: of the first n, none of whom shares one with another of them.
+// isRefusal reports whether an error concerns one patron, so that the others can go on.
+func isRefusal(err error) bool {
+	return errors.Is(err, ErrDuplicate) || errors.Is(err, errUnfit) || errors.Is(err, errSegment) ||
+		errors.Is(err, crypto.ErrShredded) || errors.Is(err, crypto.ErrNotAuthentic) || errors.Is(err, crypto.ErrNoKey)
+}
+
+// owners finds whose the identifiers are of those that wait: of the first n, no two of whom share one or are the same patron.
 func (in *importing) owners(ctx context.Context) (owners [][]ID, n int, err error) {
 	d := in.d
 	x := d.cfg.Keys.Indexes()
@@ -214,15 +221,23 @@ func (in *importing) owners(ctx context.Context) (owners [][]ID, n int, err erro
 			}
 			continue
 		}
-		owners = make([][]ID, n)
+		seen := map[ID]bool{}
 		for i := range n {
+			var of []ID
 			for _, t := range in.waiting[i].tokens {
 				for _, id := range found.Owners[t] {
-					if !slices.Contains(owners[i], id) {
-						owners[i] = append(owners[i], id)
+					if !slices.Contains(of, id) {
+						of = append(of, id)
 					}
 				}
 			}
+			if slices.ContainsFunc(of, func(id ID) bool { return seen[id] }) {
+				return owners, i, nil
+			}
+			for _, id := range of {
+				seen[id] = true
+			}
+			owners = append(owners, of)
 		}
 		return owners, n, nil
 	}
@@ -245,29 +260,38 @@ func (in *importing) one(ctx context.Context, w incoming, owners []ID) (writing,
 	} else if err != nil {
 		return writing{}, err
 	}
-	u := Update{Facts: &w.profile.Facts, Segments: in.owns | w.profile.Segments(), Profile: w.profile}
+	facts := w.profile.Facts
+	if facts.Wish == WishNone {
+		facts.Wish, facts.WishSince = row.Facts.Wish, row.Facts.WishSince
+	}
+	u := Update{Facts: &facts, Segments: in.owns | w.profile.Segments(), Profile: w.profile}
 	there, err := in.d.open(ctx, row, access.SetOf(access.Identifiers))
 	if err != nil {
 		return writing{}, err
 	}
 	u.Profile.Identifiers = mergeIdentifiers(there.Identifiers, w.profile.Identifiers)
 	one, err := in.d.revise(ctx, row, u)
-	if err != nil && one.id.IsZero() {
+	if err != nil {
 		return writing{}, err
 	}
-	if err != nil && one.after.check() != nil {
+	if err := errors.Join(one.after.checkSegments(u.Segments), in.d.checkCombinations(&one.after)); err != nil {
 		return writing{}, fmt.Errorf("%w: %w", errUnfit, err)
 	}
-	return one, err
+	return one, nil
 }
 
-// mergeIdentifiers keeps those of types that the new list does not have.
-func mergeIdentifiers(old, list []Identifier) []Identifier {
-	merged := slices.Clone(list)
+// mergeIdentifiers keeps those of types that the new list does not have. The others take the places of their type, in their order, so
+// that two systems that know different types do not change a record back and forth.
+func mergeIdentifiers(old, list []Identifier) (merged []Identifier) {
+	rest := slices.Clone(list)
 	for _, id := range old {
-		if !slices.ContainsFunc(list, func(x Identifier) bool { return x.Use == id.Use }) {
+		same := func(x Identifier) bool { return x.Use == id.Use }
+		if !slices.ContainsFunc(list, same) {
 			merged = append(merged, id)
+		} else if i := slices.IndexFunc(rest, same); i >= 0 {
+			merged = append(merged, rest[i])
+			rest = slices.Delete(rest, i, i+1)
 		}
 	}
-	return merged
+	return append(merged, rest...)
 }

@@ -2,6 +2,7 @@ package patron
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/carrel-project/carrel/access"
@@ -23,7 +24,7 @@ type place struct {
 // NewLookup declares an index over fields, each written as segment.field ("emails.address", "names.last", "birth.date"; see
 // [Fields]). What has few values, or some that are frequent, is refused by itself with [crypto.ErrLowEntropy]: a name, a birth
 // date, a postcode; how often each token occurs would give it away. It is accepted together with a field that has many values; a last
-// name counts as one when another field stands beside it.
+// name counts as one when another field stands beside it. A field is named once.
 func NewLookup(name string, fields ...string) (Lookup, error) {
 	if name == crypto.IndexIdentifier {
 		return Lookup{}, fmt.Errorf("patron: the lookup %s is there always", name)
@@ -45,6 +46,9 @@ func NewLookup(name string, fields ...string) (Lookup, error) {
 		}
 		if at < 0 {
 			return Lookup{}, fmt.Errorf("patron: lookup %s: %v have no such field", name, s)
+		}
+		if slices.Contains(l.of, place{s, at}) {
+			return Lookup{}, fmt.Errorf("patron: lookup %s: %v.%s is named twice", name, s, field)
 		}
 		l.of = append(l.of, place{s, at})
 		low := Fields(s)[at].low
@@ -72,7 +76,7 @@ func (l Lookup) Index() crypto.Index { return l.index }
 // with each of the other.
 func (l Lookup) tokens(x *crypto.Indexes, p *Profile) ([]crypto.Token, error) {
 	var all []crypto.Token
-	err := l.combine(p, make([]string, len(l.of)), 0, func(values []string) error {
+	err := l.combine(p, make([]string, len(l.of)), l.segments(), func(values []string) error {
 		t, err := x.Tokens(l.index, values...)
 		all = append(all, t...)
 		return err
@@ -80,26 +84,50 @@ func (l Lookup) tokens(x *crypto.Indexes, p *Profile) ([]crypto.Token, error) {
 	return all, err
 }
 
-func (l Lookup) combine(p *Profile, values []string, from int, do func([]string) error) error {
-	if from == len(l.of) {
-		return do(values)
+// combine fills in the values of the segments that are left.
+func (l Lookup) combine(p *Profile, values []string, left access.Set, do func([]string) error) error {
+	for segment := range left.All() {
+		for e := range p.entries(segment) {
+			complete := true
+			for i, at := range l.of {
+				if at.segment == segment {
+					values[i] = Normalize(e.fields[at.field].Reveal())
+					complete = complete && values[i] != ""
+				}
+			}
+			if !complete {
+				continue
+			}
+			if err := l.combine(p, values, left.Without(segment), do); err != nil {
+				return err
+			}
+		}
+		return nil // the others were filled in by the calls above
 	}
-	segment, to := l.of[from].segment, from
-	for to < len(l.of) && l.of[to].segment == segment {
-		to++
+	return do(values)
+}
+
+const maxCombinations = 1000
+
+var errManyCombinations = fmt.Errorf("patron: the profile has more than %d combinations of values to look up by", maxCombinations)
+
+// checkCombinations refuses a profile of which the lookups would make a flood of tokens. The bound is on what is written anew: what is there is
+// always indexed again, or a rotation could not end.
+func (d *Directory) checkCombinations(p *Profile) error {
+	all := 0
+	for _, l := range d.cfg.Lookups {
+		n := 1
+		for s := range l.segments().All() {
+			entries := 0
+			for range p.entries(s) {
+				entries++
+			}
+			n *= entries
+		}
+		all += n
 	}
-	for e := range p.entries(segment) {
-		complete := true
-		for i := from; i < to; i++ {
-			values[i] = Normalize(e.fields[l.of[i].field].Reveal())
-			complete = complete && values[i] != ""
-		}
-		if !complete {
-			continue
-		}
-		if err := l.combine(p, values, to, do); err != nil {
-			return err
-		}
+	if all > maxCombinations {
+		return errManyCombinations
 	}
 	return nil
 }

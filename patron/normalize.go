@@ -3,6 +3,7 @@ package patron
 import (
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
@@ -10,15 +11,47 @@ import (
 
 // Normalize returns the form in which values are compared: the index tokens are made of it, never what is stored or shown.
 //
-// It is Unicode NFKC, then full case folding, then NFKC again, without white space and without characters that are not seen
-// (category Cf: soft hyphens, zero-width and direction marks). So "Ｊ.Doe@Example.ORG " and "j.doe@example.org" are one, as are a bar code with and
+// It is Unicode NFKC, full case folding and NFKC again, without white space and without characters that are not seen
+// (soft hyphens, zero-width and direction marks, variation selectors, control characters), over and over until nothing changes: leaving out
+// what stands between a letter and its accent joins the two. So "Ｊ.Doe@Example.ORG " and "j.doe@example.org" are one, as are a bar code with and
 // without spaces, and STRASSE and Straße. Accents count: Müller and Muller are two. The whole of an e-mail address is folded, though the part before the @ may in theory
 // depend on case. Phone numbers should be E.164 before they come here.
 func Normalize(s string) string {
-	s = norm.NFKC.String(s)
-	s = norm.NFKC.String(cases.Fold().String(s))
+	if isASCII(s) { // as bar codes and addresses mostly are
+		return strings.Map(func(r rune) rune {
+			switch {
+			case r <= ' ' || r == 0x7f:
+				return -1
+			case 'A' <= r && r <= 'Z':
+				return r + 'a' - 'A'
+			}
+			return r
+		}, s)
+	}
+	for {
+		next := norm.NFKC.String(s)
+		next = norm.NFKC.String(cases.Fold().String(next))
+		next = norm.NFKC.String(visible(next))
+		if next == s {
+			return s
+		}
+		s = next
+	}
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// visible leaves out white space and what is not seen.
+func visible(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) {
+		if unicode.IsSpace(r) || unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) {
 			return -1
 		}
 		return r

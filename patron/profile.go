@@ -1,6 +1,9 @@
 package patron
 
-import "github.com/carrel-project/carrel/crypto"
+import (
+	"github.com/carrel-project/carrel/access"
+	"github.com/carrel-project/carrel/crypto"
+)
 
 // A Profile is what is known of a patron, as plain values in memory. What says something about the person is a
 // [crypto.Secret] and does not print; each use of it is a call of Reveal. Uses, types and codes are short words and say what an
@@ -83,4 +86,21 @@ type Campus struct {
 type Statistic struct {
 	Use   string
 	Value crypto.Secret
+}
+
+// Reveal hands on the entries of a segment in plain, each with its use and those of its [Fields] that are not empty by name, for
+// printing and for other formats.
+func (p *Profile) Reveal(s access.Segment, do func(entry map[string]string)) {
+	for e := range p.entries(s) {
+		plain := map[string]string{}
+		if e.use != nil && *e.use != "" {
+			plain["use"] = *e.use
+		}
+		for i, f := range fieldTable[s] {
+			if !e.fields[i].IsEmpty() {
+				plain[f.Name] = e.fields[i].Reveal()
+			}
+		}
+		do(plain)
+	}
 }

@@ -3,6 +3,7 @@ package patron
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/carrel-project/carrel/access"
 	"github.com/carrel-project/carrel/audit"
@@ -49,7 +50,9 @@ func (d *Directory) Reindex(ctx context.Context, call Call, progress func(rows i
 		} else if err != nil {
 			return err
 		}
-		if err := d.reindexAll(ctx, x, &rows, progress); err != nil {
+		if err := d.reindexAll(ctx, x, &rows, progress); errors.Is(err, ErrStaleIndexes) { // rotated once more meanwhile
+			continue
+		} else if err != nil {
 			return err
 		}
 		again, err := d.cfg.Keys.FinishIndexes(ctx, x.Change())
@@ -96,10 +99,10 @@ func (d *Directory) reindexPage(ctx context.Context, x *crypto.Indexes, page []R
 		switch {
 		case err == nil:
 			if next.Tokens, next.Lookups, err = d.tokens(x, &p); err != nil {
-				return err
+				return fmt.Errorf("patron: %v: %w", row.ID, err)
 			}
 		case !errors.Is(err, crypto.ErrShredded): // who was forgotten is not to be found
-			return err
+			return fmt.Errorf("patron: %v: %w", row.ID, err)
 		}
 		batch.Writes = append(batch.Writes, Write{Row: next, Old: row.Version})
 	}
@@ -112,8 +115,8 @@ func (d *Directory) reindexPage(ctx context.Context, x *crypto.Indexes, page []R
 		}
 		return nil
 	}
-	if errors.Is(err, ErrConflict) || errors.Is(err, ErrStaleIndexes) {
-		return nil // the next pass sees, or the next change
+	if errors.Is(err, ErrConflict) {
+		return nil // the next pass sees
 	}
 	return err
 }

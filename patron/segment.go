@@ -230,7 +230,7 @@ func (p *Profile) decode(s access.Segment, plain crypto.Secret) error {
 	if text == "" {
 		return nil
 	}
-	if text[0] != segmentFormat {
+	if text[0] != segmentFormat || len(text) == 1 { // without entries it would be a second encoding of nothing
 		return errSegment
 	}
 	d := decoder{text[1:], true}
@@ -303,10 +303,17 @@ const (
 
 // check says what makes a profile unfit to be stored. It repeats nothing of it.
 func (p *Profile) check() error {
-	if len(p.Identifiers) == 0 {
+	if err := p.checkSegments(allSegments); err != nil {
+		return err
+	}
+	return p.Facts.check()
+}
+
+func (p *Profile) checkSegments(segments access.Set) error {
+	if segments.Has(access.Identifiers) && len(p.Identifiers) == 0 {
 		return errors.New("patron: identifiers: none; a patron needs at least one by which to be found")
 	}
-	for _, s := range access.AllSegments() {
+	for s := range segments.All() {
 		fields, n := Fields(s), 0
 		for e := range p.entries(s) {
 			if n++; n > maxEntries {
@@ -328,17 +335,22 @@ func (p *Profile) check() error {
 			}
 		}
 	}
-	for i, id := range p.Identifiers {
-		if Normalize(id.Value.Reveal()) == "" {
-			return fmt.Errorf("patron: identifiers, number %d: it is empty", i+1)
+	if segments.Has(access.Identifiers) {
+		for i, id := range p.Identifiers {
+			if Normalize(id.Value.Reveal()) == "" {
+				return fmt.Errorf("patron: identifiers, number %d: it is empty", i+1)
+			}
 		}
 	}
-	return p.Facts.check()
+	return nil
 }
 
 func (f Facts) check() error {
 	if f.Wish != WishNone && f.Wish != WishKeep && f.Wish != WishForget {
 		return errors.New("patron: wish must be keep, forget or empty")
+	}
+	if len(f.Categories) > maxEntries {
+		return fmt.Errorf("patron: more than %d categories", maxEntries)
 	}
 	for _, v := range append([]string{f.Group, f.Library}, f.Categories...) {
 		if len(v) > maxValue || !utf8.ValidString(v) {

@@ -36,7 +36,7 @@ func (d *Directory) View(ctx context.Context, call Call, id ID, segments access.
 		levels = levels.Max(granted)
 	}
 	if segments == 0 {
-		segments = access.SetOf(allSegments()...)
+		segments = allSegments
 	}
 	for _, s := range access.AllSegments() {
 		if !segments.Has(s) {
@@ -67,7 +67,7 @@ func (d *Directory) View(ctx context.Context, call Call, id ID, segments access.
 		return View{}, err
 	}
 	if v.Profile, err = d.open(ctx, row, shown); err != nil {
-		return View{}, err
+		return View{}, a.undone(ctx, err)
 	}
 	for _, s := range access.AllSegments() {
 		if shown.Has(s) && levels.Of(s) == access.Masked {
@@ -77,21 +77,16 @@ func (d *Directory) View(ctx context.Context, call Call, id ID, segments access.
 	return v, nil
 }
 
-func allSegments() []access.Segment {
-	all := access.AllSegments()
-	return all[:]
-}
+const allSegments = access.Set(1<<access.SegmentCount - 1)
 
-// open opens segments of a row. The caller has recorded it.
+// open opens segments of a row; also of none, it says who was forgotten. The caller has recorded it, or shows nothing of it.
 func (d *Directory) open(ctx context.Context, row Row, segments access.Set) (Profile, error) {
 	p := Profile{Facts: row.Facts}
-	if segments == 0 {
-		return p, nil
-	}
 	parts := make([]crypto.Sealed, 0, access.SegmentCount)
 	which := make([]access.Segment, 0, access.SegmentCount)
 	for _, s := range row.Segments {
 		if segments.Has(s.Segment) {
+			segments = segments.Without(s.Segment) // a row that has one twice was tampered with
 			parts = append(parts, crypto.Sealed{Label: s.Segment.String(), Revision: s.Revision, Data: s.Data})
 			which = append(which, s.Segment)
 		}

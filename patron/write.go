@@ -26,7 +26,7 @@ func (d *Directory) Create(ctx context.Context, call Call, p Profile) (ID, error
 	if err := a.full(ctx, p.Segments()); err != nil {
 		return ID{}, err
 	}
-	if err := p.check(); err != nil {
+	if err := errors.Join(p.check(), d.checkCombinations(&p)); err != nil {
 		return ID{}, err
 	}
 	w := writing{id: id, facts: p.Facts, after: p, segments: p.Segments()}
@@ -44,7 +44,8 @@ type Update struct {
 	Profile  Profile    // whose Facts do not count
 }
 
-// Update changes a patron. It needs the right to change, and the level full on every segment that is replaced.
+// Update changes a patron. It needs the right to change, and the level full on every segment that is replaced. With Version 0 it
+// is tried again when somebody else changes them at the same time. It is recorded also when nothing turns out to change.
 //
 // Errors: [ErrConflict], [ErrDuplicate], [ErrNotFound], [ErrDenied], [ErrNotRecorded], and what is wrong with the profile.
 func (d *Directory) Update(ctx context.Context, call Call, id ID, u Update) error {
@@ -58,6 +59,29 @@ func (d *Directory) Update(ctx context.Context, call Call, id ID, u Update) erro
 	if err := a.full(ctx, u.Segments); err != nil {
 		return err
 	}
+	// What is wrong by itself is said before anybody is looked for.
+	if err := u.Profile.checkSegments(u.Segments); err != nil {
+		return err
+	}
+	if u.Facts != nil {
+		if err := u.Facts.check(); err != nil {
+			return err
+		}
+	}
+	for try := 1; ; try++ {
+		err := a.update(ctx, id, u)
+		if u.Version != 0 || try == attempts || !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+}
+
+// attempts bounds how often something is tried again because somebody else wrote in between.
+const attempts = 10
+
+// update looks at the patron and makes the change, unless somebody else comes in between.
+func (a *act) update(ctx context.Context, id ID, u Update) error {
+	d := a.d
 	row, err := d.cfg.Store.Get(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		return a.missing(ctx)
@@ -65,11 +89,21 @@ func (d *Directory) Update(ctx context.Context, call Call, id ID, u Update) erro
 		return err
 	}
 	if u.Version != 0 && u.Version != row.Version {
-		return &ConflictError{id}
+		return a.undone(ctx, &ConflictError{id})
+	}
+	if !a.call.Self.IsZero() && u.Facts != nil {
+		wished := u.Facts.stored()
+		wished.Wish, wished.WishSince = row.Facts.Wish, row.Facts.WishSince
+		if !wished.equal(row.Facts) { // a patron does not prolong their own account
+			return a.refuse(ctx, whyNoRight)
+		}
 	}
 	w, err := d.revise(ctx, row, u)
-	if err != nil || w.same() {
-		return err
+	if err == nil {
+		err = d.checkCombinations(&w.after)
+	}
+	if err != nil {
+		return a.undone(ctx, err)
 	}
 	return d.write(ctx, a, w)
 }
@@ -121,7 +155,7 @@ func (d *Directory) revise(ctx context.Context, row Row, u Update) (writing, err
 			w.segments = w.segments.With(s)
 		}
 	}
-	return w, w.after.check()
+	return w, nil
 }
 
 // indexed returns the segments that index tokens are made of.
@@ -147,7 +181,7 @@ func stamp(t time.Time) time.Time {
 	return t.UTC().Truncate(time.Microsecond)
 }
 
-// write records one change and makes it.
+// write records one change and makes it. If that fails, the key of a new patron may be left without one; it seals nothing.
 func (d *Directory) write(ctx context.Context, a *act, w writing) error {
 	if w.old.Version == 0 {
 		if err := d.cfg.Keys.CreateKeys(ctx, w.id.Subject()); err != nil {
@@ -159,6 +193,9 @@ func (d *Directory) write(ctx context.Context, a *act, w writing) error {
 	a.event.Count = 1
 	if err := a.done(ctx); err != nil {
 		return err
+	}
+	if w.same() {
+		return nil
 	}
 	if err := d.put(ctx, []writing{w}); err != nil {
 		return a.undone(ctx, err)
@@ -228,8 +265,6 @@ func (d *Directory) seal(ctx context.Context, x *crypto.Indexes, w *writing) (Ro
 	return row, err
 }
 
-var errManyTokens = errors.New("patron: too many combinations of values to look up by")
-
 func (d *Directory) tokens(x *crypto.Indexes, p *Profile) (tokens, lookups []crypto.Token, err error) {
 	if tokens, err = d.identifierTokens(x, p); err != nil {
 		return nil, nil, err
@@ -243,9 +278,6 @@ func (d *Directory) tokens(x *crypto.Indexes, p *Profile) (tokens, lookups []cry
 			return nil, nil, err
 		}
 		lookups = append(lookups, t...)
-	}
-	if len(lookups) > 1000 {
-		return nil, nil, errManyTokens
 	}
 	return tokens, distinct(lookups), nil
 }

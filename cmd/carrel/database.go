@@ -138,10 +138,25 @@ func (d *database) schema(ctx context.Context, mode openMode) error {
 	case mode != createIt:
 		return fmt.Errorf("%s: has no tables of carrel's yet, or those of an older carrel; carrel import makes them", d.path)
 	}
+	if errors.Is(err, sqlite.ErrOlderSchema) {
+		if named, err := d.namesSomebody(ctx); err != nil {
+			return err
+		} else if named {
+			return fmt.Errorf("%s: was filled by an older carrel, which kept borrowers in plain; import your exports into a new file and delete this one", d.path)
+		}
+	}
 	if err := migrate(ctx, d.db); err != nil {
 		return fmt.Errorf("%s: the tables cannot be made: %w", d.path, err)
 	}
 	return d.CheckSchema(ctx)
+}
+
+// namesSomebody reports that records name borrowers, or a list of patrons was imported.
+func (d *database) namesSomebody(ctx context.Context) (named bool, err error) {
+	if err := d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM persons)").Scan(&named); err != nil {
+		return false, d.refused(ctx, err)
+	}
+	return named, nil
 }
 
 // ours reports whether the database is empty or has carrel's tables. Its version alone does not say so: every
