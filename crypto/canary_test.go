@@ -331,9 +331,12 @@ func TestErrorsContainNoInput(t *testing.T) {
 		h := newHouse(t)
 		var f keyringFile
 		require.NoError(t, json.Unmarshal(h.file(""), &f))
-		sealed, err := h.kek.Encrypt([]byte(plain), f.bound())
+		key, err := h.kek.Decrypt(f.Key, nil)
 		require.NoError(t, err)
-		f.Sealed = sealed
+		inner, err := newAEAD(key)
+		require.NoError(t, err)
+		f.Sealed, err = inner.Encrypt([]byte(plain), f.bound())
+		require.NoError(t, err)
 		data, err := json.Marshal(f)
 		require.NoError(t, err)
 		h.write("", data)

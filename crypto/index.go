@@ -73,10 +73,12 @@ const (
 )
 
 type indexKey struct {
-	Name    string `json:"name"`
-	Version uint32 `json:"version"`
-	State   string `json:"state"`
-	Key     []byte `json:"key"`
+	Name    string   `json:"name"`
+	Fields  []string `json:"fields"`
+	Version uint32   `json:"version"`
+	Since   uint64   `json:"since"` // the change with which it began to be built
+	State   string   `json:"state"`
+	Key     []byte   `json:"key"`
 }
 
 // Indexes makes tokens. It is a snapshot of the index keys at one moment: whoever stores or looks up tokens hands its
@@ -121,8 +123,38 @@ func (x *Indexes) Ready(name string) bool {
 	return slices.ContainsFunc(x.keys()[name], func(k indexKey) bool { return k.State == indexActive })
 }
 
+// Since returns the change from which on rows have the tokens that are looked up by. A store that has not seen that
+// change is older than the keyring: an old backup, whose rows would not be found.
+func (x *Indexes) Since() (since uint64) {
+	for _, versions := range x.keys() {
+		for _, k := range versions {
+			if k.State == indexActive {
+				since = max(since, k.Since)
+			}
+		}
+	}
+	return since
+}
+
+// All returns the names of all indexes that there are keys for, and the names of the fields that each is over. So a program that writes
+// rows makes the tokens of indexes, too, that another one has added.
+func (x *Indexes) All() map[string][]string {
+	all := map[string][]string{}
+	for name, versions := range x.keys() {
+		all[name] = slices.Clone(versions[0].Fields)
+	}
+	return all
+}
+
 // Name returns the name under which the index was declared.
 func (x Index) Name() string { return x.name }
+
+func (x Index) fieldNames() (names []string) {
+	for _, f := range x.fields {
+		names = append(names, f.Name)
+	}
+	return names
+}
 
 // Tokens returns the tokens of a value: the one to look up by first, then those of other versions while the index is being
 // rotated. Write all of them and look for any of them. The value has one part for each field of the index, already
@@ -148,17 +180,22 @@ func (x *Indexes) Tokens(index Index, parts ...string) ([]Token, error) {
 }
 
 // AddIndex draws a key for a new index, which is then building: rows written from now on get its tokens, those that are
-// there have to be rewritten, and then [Keyring.FinishIndexes] called. An index that exists is left as it is.
+// there have to be rewritten, and then [Keyring.FinishIndexes] called. An index that exists is left as it is; if it is over other fields,
+// that is an error.
 func (k *Keyring) AddIndex(ctx context.Context, index Index) error {
 	if index.name == "" {
 		return errors.New("crypto: the zero Index cannot be added")
 	}
 	return k.change(ctx, func(c *content) (bool, error) {
-		if slices.ContainsFunc(c.Indexes, func(x indexKey) bool { return x.Name == index.name }) {
-			return false, nil
+		for _, x := range c.Indexes {
+			if x.Name == index.name && !slices.Equal(x.Fields, index.fieldNames()) {
+				return false, fmt.Errorf("crypto: there is an index %q over other fields; take another name", index.name)
+			} else if x.Name == index.name {
+				return false, nil
+			}
 		}
-		c.Indexes = append(c.Indexes, indexKey{index.name, 1, indexBuilding, newKey(keySize)})
 		c.IndexChange++
+		c.Indexes = append(c.Indexes, indexKey{Name: index.name, Fields: index.fieldNames(), Version: 1, Since: c.IndexChange, State: indexBuilding, Key: newKey(keySize)})
 		return true, nil
 	})
 }
@@ -167,20 +204,16 @@ func (k *Keyring) AddIndex(ctx context.Context, index Index) error {
 // as it is: finish that first.
 func (k *Keyring) RotateIndex(ctx context.Context, name string) error {
 	return k.change(ctx, func(c *content) (bool, error) {
-		var newest uint32
-		for _, x := range c.Indexes {
-			if x.Name == name && x.State != indexActive {
-				return false, nil
-			}
-			if x.Name == name {
-				newest = max(newest, x.Version)
-			}
-		}
-		if newest == 0 {
+		i := slices.IndexFunc(c.Indexes, func(x indexKey) bool { return x.Name == name })
+		if i < 0 {
 			return false, fmt.Errorf("%w: %q", ErrNoIndex, name)
 		}
-		c.Indexes = append(c.Indexes, indexKey{name, newest + 1, indexBuilding, newKey(keySize)})
+		if slices.ContainsFunc(c.Indexes, func(x indexKey) bool { return x.Name == name && x.State != indexActive }) {
+			return false, nil
+		}
+		old := c.Indexes[i]
 		c.IndexChange++
+		c.Indexes = append(c.Indexes, indexKey{Name: name, Fields: old.Fields, Version: old.Version + 1, Since: c.IndexChange, State: indexBuilding, Key: newKey(keySize)})
 		return true, nil
 	})
 }

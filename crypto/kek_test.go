@@ -220,8 +220,8 @@ func TestDamagedKeyring(t *testing.T) {
 		"the same epoch":    func(c *content) { c.Epochs = append(slices.Clone(c.Epochs), c.Epochs[0]) },
 		"no pseudonyms":     func(c *content) { c.Pseudonyms = nil },
 		"short pseudonym":   func(c *content) { c.Pseudonyms = []pseudonymKey{{1, nil}} },
-		"short index":       func(c *content) { c.Indexes = []indexKey{{"a", 1, indexActive, newKey(31)}} },
-		"index without one": func(c *content) { c.Indexes = []indexKey{{"", 1, indexActive, newKey(32)}} },
+		"short index":       func(c *content) { c.Indexes = []indexKey{{Name: "a", Version: 1, State: indexActive, Key: newKey(31)}} },
+		"index without one": func(c *content) { c.Indexes = []indexKey{{Version: 1, State: indexActive, Key: newKey(32)}} },
 		"no ledger key":     func(c *content) { c.Ledger.Key = nil },
 	} {
 		c := s.content

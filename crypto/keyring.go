@@ -79,7 +79,8 @@ type keyringFile struct {
 	Version    int    `json:"carrel-keyring"`
 	ID         string `json:"id"`
 	Generation uint64 `json:"generation"`
-	Sealed     []byte `json:"sealed"`
+	Key        []byte `json:"key"`    // of this file, under the KEK alone: key management services take a few thousand bytes, and not all of them associated data
+	Sealed     []byte `json:"sealed"` // the content, under that key
 }
 
 func (f keyringFile) bound() []byte {
@@ -104,7 +105,7 @@ func CreateKeyring(path string, kek tink.AEAD) error {
 		Generation:  1,
 		Epochs:      []epochKey{{1, time.Now().UTC().Truncate(time.Second), newKey(keySize)}},
 		IndexChange: 1,
-		Indexes:     []indexKey{{IndexIdentifier, 1, indexActive, newKey(keySize)}},
+		Indexes:     []indexKey{{Name: IndexIdentifier, Fields: []string{IndexIdentifier}, Version: 1, State: indexActive, Key: newKey(keySize)}},
 		Pseudonyms:  []pseudonymKey{{1, newKey(keySize)}},
 		Ledger:      ledgerMark{Key: newKey(keySize)},
 	}
@@ -134,8 +135,17 @@ func encodeKeyring(kek tink.AEAD, id [16]byte, c content) ([]byte, error) {
 	}
 	defer clear(plain)
 	f := keyringFile{Version: 1, ID: hex.EncodeToString(id[:]), Generation: c.Generation}
-	if f.Sealed, err = kek.Encrypt(plain, f.bound()); err != nil {
+	key := newKey(keySize)
+	defer clear(key)
+	if f.Key, err = kek.Encrypt(key, nil); err != nil {
 		return nil, errors.New("crypto: the key-encryption key cannot seal the keyring") // a client's own words may hold anything
+	}
+	a, err := newAEAD(key)
+	if err != nil {
+		return nil, err
+	}
+	if f.Sealed, err = a.Encrypt(plain, f.bound()); err != nil {
+		return nil, err
 	}
 	data, err := json.Marshal(f)
 	return append(data, '\n'), err
@@ -190,9 +200,18 @@ func (k *Keyring) read() (*keys, error) {
 	if copy(s.id[:], id) != len(s.id) || len(id) != len(s.id) || err != nil {
 		return nil, fmt.Errorf("crypto: %s: not a keyring: its id is not 32 hexadecimal digits", k.path)
 	}
-	plain, err := k.kek().Decrypt(f.Sealed, f.bound())
-	if err != nil {
+	key, err := k.kek().Decrypt(f.Key, nil)
+	if err != nil || len(key) != keySize {
 		return nil, fmt.Errorf("%w: %s", ErrWrongKEK, k.path)
+	}
+	defer clear(key)
+	a, err := newAEAD(key)
+	if err != nil {
+		return nil, fmt.Errorf("crypto: %s: %w", k.path, errDamaged)
+	}
+	plain, err := a.Decrypt(f.Sealed, f.bound())
+	if err != nil {
+		return nil, fmt.Errorf("crypto: %s: %w", k.path, errDamaged)
 	}
 	defer clear(plain)
 	if err := json.Unmarshal(plain, &s.content); err != nil {

@@ -14,7 +14,6 @@ import (
 	"os"
 
 	"github.com/tink-crypto/tink-go-awskms/v3/integration/awskms"
-	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/carrel-project/carrel/crypto"
@@ -48,16 +47,11 @@ func run(ctx context.Context, out io.Writer, path, key string, create bool) erro
 	return status.Print(ctx, out, path, kek)
 }
 
-// newKEK returns the key-encryption key. AWS KMS seals at most 4,096 bytes itself, and a keyring grows with its epochs; so KMS seals
-// a key that was drawn for the occasion, and that one the keyring (envelope encryption).
+// newKEK returns the key-encryption key, which seals the keyring's own key of 32 bytes.
 func newKEK(ctx context.Context, key string) (tink.AEAD, error) {
 	client, err := awskms.NewClientWithOptions(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	remote, err := client.GetAEAD(key)
-	if err != nil {
-		return nil, err
-	}
-	return aead.NewKMSEnvelopeAEAD2(aead.AES256GCMKeyTemplate(), remote), nil
+	return client.GetAEAD(key)
 }

@@ -15,7 +15,6 @@ import (
 	"os"
 
 	"github.com/tink-crypto/tink-go-gcpkms/v2/integration/gcpkms"
-	"github.com/tink-crypto/tink-go/v2/aead"
 
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/examples/kms/internal/status"
@@ -41,13 +40,10 @@ func run(ctx context.Context, out io.Writer, path, key string, create bool) erro
 		return err
 	}
 	defer client.Close() // a keyring asks it whenever it changes: a server closes it when it ends
-	remote, err := client.GetAEAD(key)
+	kek, err := client.GetAEAD(key) // seals the keyring's own key of 32 bytes
 	if err != nil {
 		return err
 	}
-	// Cloud KMS seals at most 64 KiB itself, 8 KiB in hardware, and a keyring grows with its epochs; so KMS seals a key that was
-	// drawn for the occasion, and that one the keyring (envelope encryption).
-	kek := aead.NewKMSEnvelopeAEAD2(aead.AES256GCMKeyTemplate(), remote)
 	if create {
 		if err := crypto.CreateKeyring(path, kek); err != nil {
 			return err

@@ -17,7 +17,6 @@ import (
 
 	"github.com/hashicorp/vault/api"
 	"github.com/tink-crypto/tink-go-hcvault/v2/integration/hcvault"
-	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/carrel-project/carrel/crypto"
@@ -51,8 +50,8 @@ func run(ctx context.Context, out io.Writer, path, key string, create bool) erro
 	return status.Print(ctx, out, path, kek)
 }
 
-// newKEK returns the key-encryption key. Vault seals a key that was drawn for the occasion, and that one the keyring (envelope
-// encryption). The transit key must not be a derived one: an envelope hands Vault no context to derive from.
+// newKEK returns the key-encryption key, which seals the keyring's own key of 32 bytes. The transit key must not be a derived one:
+// there is no context to derive from.
 func newKEK(key string) (tink.AEAD, error) {
 	u, err := url.Parse(key)
 	if err != nil {
@@ -71,9 +70,5 @@ func newKEK(key string) (tink.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	remote, err := client.GetAEAD(key)
-	if err != nil {
-		return nil, err
-	}
-	return aead.NewKMSEnvelopeAEAD2(aead.AES256GCMKeyTemplate(), remote), nil
+	return client.GetAEAD(key)
 }
