@@ -26,7 +26,7 @@ type Refusal struct {
 	Err error
 }
 
-const importBatch = 500
+const importBatch = 1000
 
 // Import adds patrons and brings them up to date, as a student information system or another system lists them. Somebody who is there is
 // known by any of their identifiers. What replaces what: the facts, but the wish only if the profile has one; every segment that the profile has; those of owns also when the

@@ -28,15 +28,31 @@ func Normalize(s string) string {
 			return r
 		}, s)
 	}
-	for {
+	for range maxRounds {
 		next := norm.NFKC.String(s)
-		next = norm.NFKC.String(cases.Fold().String(next))
+		next = norm.NFKC.String(strings.Map(foldCherokee, cases.Fold().String(next)))
 		next = norm.NFKC.String(visible(next))
 		if next == s {
-			return s
+			break
 		}
 		s = next
 	}
+	return s
+}
+
+// maxRounds is more than any text is known to need. It bounds the time that a text can cost which somebody made up for that.
+const maxRounds = 8
+
+// foldCherokee folds small Cherokee letters to capital ones, as Unicode does, of all scripts, for this one. Package cases turns each
+// into the other, so that nothing would ever be in its final form.
+func foldCherokee(r rune) rune {
+	switch {
+	case 0xAB70 <= r && r <= 0xABBF:
+		return r - 0xAB70 + 0x13A0
+	case 0x13F8 <= r && r <= 0x13FD:
+		return r - 8
+	}
+	return r
 }
 
 func isASCII(s string) bool {

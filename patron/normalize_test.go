@@ -2,6 +2,7 @@ package patron
 
 import (
 	"testing"
+	"unicode"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -31,6 +32,7 @@ func TestNormalize(t *testing.T) {
 		{"οδος", "οδοσ"},
 		{"ﬁ", "fi"},
 		{"②", "2"},
+		{"ᎶꮆᏸᏰ", "ᎶᎶᏰᏰ"},       // package cases turns these into each other, for ever
 		{"e\u200d\u0301", "é"}, // the joiner keeps the two apart until it is gone
 		{"e\u00b4", "é"},       // an accent by itself is a space and a combining accent
 	} {
@@ -56,7 +58,7 @@ func TestNormalizeASCII(t *testing.T) {
 }
 
 func FuzzNormalize(f *testing.F) {
-	for _, s := range []string{"", "Straße", "e\u200d\u0301", "İ", "\u0345\u0313", "\xff"} {
+	for _, s := range []string{"", "Straße", "e\u200d\u0301", "İ", "\u0345\u0313", "\xff", "Ꮆꮆ"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -65,4 +67,19 @@ func FuzzNormalize(f *testing.F) {
 			t.Errorf("%+q becomes %+q becomes %+q", s, n, Normalize(n))
 		}
 	})
+}
+
+// Each letter by itself and before an accent: the rounds are enough, and both cases are one.
+func TestNormalizeEveryLetter(t *testing.T) {
+	for r := rune(0); r <= unicode.MaxRune; r++ {
+		if r >= 0x3400 && r < 0xa000 || r >= 0xac00 && r < 0xf900 || r >= 0x20000 && r < 0xe0000 || r >= 0xe1000 {
+			continue // without case: ideographs, Hangul; surrogates, private use, and what is not assigned
+		}
+		for _, s := range []string{string(r), "a" + string(r) + "\u0301", string(unicode.ToUpper(r)), string(unicode.ToLower(r))} {
+			n := Normalize(s)
+			if again := Normalize(n); again != n {
+				t.Errorf("%+q becomes %+q becomes %+q", s, n, again)
+			}
+		}
+	}
 }

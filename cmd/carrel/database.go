@@ -251,7 +251,11 @@ func (d *database) isEmpty(ctx context.Context) bool {
 	if !tables {
 		return true
 	}
-	err := d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM records) OR EXISTS (SELECT 1 FROM persons)").Scan(&filled)
+	nothing, err := d.sealsNothing(ctx)
+	if err != nil || !nothing {
+		return false
+	}
+	err = d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM records)").Scan(&filled)
 	return err == nil && !filled
 }
 

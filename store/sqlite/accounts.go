@@ -38,13 +38,13 @@ func (t *tx) account(a circulation.Account, saved *circulation.Saved) error {
 	if a.Borrower == "" {
 		return errNoBorrower
 	}
-	p, err := t.person(a.Borrower)
-	if err != nil {
-		return err
-	}
+	var p int64
 	var listed, same bool
-	args := []any{a.Group, micros(a.Expires), int64(a.Wish), micros(a.WishSince), p}
-	err = t.get(`SELECT listed, grp = ?1 AND expires IS ?2 AND wish = ?3 AND wish_since IS ?4 FROM persons WHERE p = ?5`, args, &listed, &same)
+	args := []any{a.Group, micros(a.Expires), int64(a.Wish), micros(a.WishSince), string(a.Borrower)}
+	err := t.get(`SELECT p, listed, grp = ?1 AND expires IS ?2 AND wish = ?3 AND wish_since IS ?4 FROM persons WHERE borrower = ?5`, args, &p, &listed, &same)
+	if errors.Is(err, errNone) {
+		p, err = t.newPerson(a.Borrower)
+	}
 	if err != nil {
 		return err
 	}
@@ -57,6 +57,7 @@ func (t *tx) account(a circulation.Account, saved *circulation.Saved) error {
 	default:
 		saved.Added++
 	}
+	args[4] = p
 	_, err = t.exec(`UPDATE persons SET grp = ?1, expires = ?2, wish = ?3, wish_since = ?4, listed = 1, version = ?6 WHERE p = ?5`,
 		append(args, t.change)...)
 	return err

@@ -147,7 +147,7 @@ func rowsOf(t *testing.T, path string) (rows string, unlinked int) {
 
 // Killed at any moment and run again, a sweep comes to the same end as one that nobody disturbed.
 func TestKilledSweepsEndAlike(t *testing.T) {
-	kills, loans := 50, 3000
+	kills, loans := 25, 3000
 	if os.Getenv("CARREL_TEST_LONG") != "" {
 		kills = 300
 	}
@@ -179,7 +179,8 @@ func TestKilledSweepsEndAlike(t *testing.T) {
 		require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
 		var exit *exec.ExitError
 		if !errors.As(cmd.Wait(), &exit) {
-			continue // it had already come to its end
+			took -= took / 10 // it had already come to its end: the machine has become faster
+			continue
 		}
 		landed++
 		before := receiptsSoFar(t, path)

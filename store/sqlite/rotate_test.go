@@ -203,11 +203,10 @@ func TestMovedRowsDoNotOpen(t *testing.T) {
 		to.Segments = append([]patron.SealedSegment{}, to.Segments...)
 		to.Segments[rng.IntN(len(to.Segments))].Data = from.Segments[rng.IntN(len(from.Segments))].Data
 		put := func(row patron.Row) {
-			old := row.Version
 			now, err := store.Get(t.Context(), row.ID)
 			require.NoError(t, err)
-			old, row.Version = now.Version, now.Version+1
-			require.NoError(t, store.Write(t.Context(), patron.Batch{Indexed: row.Indexed, Writes: []patron.Write{{Row: row, Old: old}}}))
+			row.Version = now.Version + 1
+			require.NoError(t, store.Write(t.Context(), patron.Batch{Indexed: row.Indexed, Writes: []patron.Write{{Row: row, Old: now.Version}}}))
 		}
 		put(to)
 		v, err := i.dir.View(t.Context(), anybody, ids[b], 0)

@@ -257,13 +257,25 @@ func (s *saving) person(b circulation.Borrower) (int64, error) {
 
 func (t *tx) person(b circulation.Borrower) (p int64, err error) {
 	err = t.get("SELECT p FROM persons WHERE borrower = ?", []any{string(b)}, &p)
-	for errors.Is(err, errNone) { // nobody yet, or somebody has the number
-		// Random for the same reason as a serial: in order of first sight it would tell persons by their first loans.
-		const numbers = 1 << 40
-		err = t.get("INSERT INTO persons (p, borrower, version) VALUES (?, ?, ?) ON CONFLICT (p) DO NOTHING RETURNING p",
-			[]any{1 + rand.Int64N(numbers), string(b), t.change}, &p)
+	if errors.Is(err, errNone) {
+		return t.newPerson(b)
 	}
 	return p, err
+}
+
+// newPerson gives a borrower a number, who has none. It is random for the same reason as a serial: in order of first sight
+// it would tell persons by their first loans.
+func (t *tx) newPerson(b circulation.Borrower) (p int64, err error) {
+	const numbers = 1 << 40
+	for {
+		p = 1 + rand.Int64N(numbers)
+		// Not with RETURNING, which makes SQLite keep a journal of the statement: within a savepoint that takes the longer the
+		// more was written before.
+		n, err := t.exec("INSERT INTO persons (p, borrower, version) VALUES (?, ?, ?) ON CONFLICT (p) DO NOTHING", p, string(b), t.change)
+		if err != nil || n == 1 {
+			return p, err
+		}
+	}
 }
 
 // ties returns the numbers of the records an entry points at, without those that name nobody any more. Nor
