@@ -44,6 +44,7 @@ type Event struct {
 // goes when the subject is forgotten.
 type Subject struct {
 	ID      crypto.Subject
+	Version uint64        // of the record after a change: a row that was put back is older than its last event; 0: nothing was written
 	Note    crypto.Secret // free text: the reason of a break-glass, say
 	Changes []Change
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/carrel-project/carrel/access"
@@ -20,8 +21,8 @@ type Config struct {
 	Recorder audit.Recorder // without one there is no directory: no plaintext without a trace
 
 	Grants Grants // of break-glass; nil: there is none
-	// Lookups are indexes beside that of identifiers. All processes on one store have the same ones: what is written without
-	// one is not found by it until the next Reindex.
+	// Lookups are indexes beside that of identifiers that [Directory.Reindex] adds. Once they are there, every directory on the same
+	// keyring writes and finds by them, whatever its Config.
 	Lookups []Lookup
 
 	Now func() time.Time // nil means time.Now
@@ -32,6 +33,9 @@ type Directory struct {
 	cfg        Config
 	identifier crypto.Index
 	borrowers  *crypto.Pseudonyms
+
+	known   atomic.Pointer[known]
+	checked atomic.Pointer[crypto.Indexes] // index keys that the store is not too old for
 }
 
 // Borrowers is the name of the pseudonyms ([crypto.Keyring.Pseudonyms]) by which circulation records name their borrowers. The

@@ -33,7 +33,7 @@ func (d *Directory) Find(ctx context.Context, call Call, identifier crypto.Secre
 	return ids[0], nil
 }
 
-// FindBy returns the patrons who have the values, one for each field of a lookup of the Config; at most some thousand. It needs
+// FindBy returns the patrons who have the values, one for each field of a lookup; at most some thousand. It needs
 // the right to find, and the level full on every segment of the lookup: whom a value finds tells the value.
 //
 // Errors: [ErrNotFound], [ErrDenied], [ErrNotRecorded], [ErrNotReady].
@@ -45,11 +45,10 @@ func (d *Directory) FindBy(ctx context.Context, call Call, lookup string, values
 	if err := a.need(ctx, access.Find); err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(d.cfg.Lookups, func(l Lookup) bool { return l.index.Name() == lookup })
-	if i < 0 {
-		return nil, errors.New("patron: this directory has no such lookup")
+	l, err := d.lookup(lookup)
+	if err != nil {
+		return nil, err
 	}
-	l := d.cfg.Lookups[i]
 	for s := range l.segments().All() {
 		if a.may.Levels.Of(s) != access.Full {
 			return nil, a.refuse(ctx, whyNoRight)
@@ -64,6 +63,24 @@ func (d *Directory) FindBy(ctx context.Context, call Call, lookup string, values
 		return nil, err
 	}
 	return a.found(ctx, ids)
+}
+
+// lookup returns the lookup of a name: one that there are keys for, or one of the Config that is not built yet.
+func (d *Directory) lookup(name string) (Lookup, error) {
+	x, err := d.cfg.Keys.RefreshIndexes()
+	if err != nil {
+		return Lookup{}, err
+	}
+	list, err := d.lookups(x)
+	if err != nil {
+		return Lookup{}, err
+	}
+	for _, l := range slices.Concat(list, d.cfg.Lookups) {
+		if l.index.Name() == name {
+			return l, nil
+		}
+	}
+	return Lookup{}, errors.New("patron: there is no such lookup")
 }
 
 // found records who was found, or that nobody was. A patron who acts for themself finds nobody else.
@@ -141,10 +158,12 @@ var ErrOldKeyring = errors.New("patron: the keyring is older than the database")
 // lookUp asks the store with keys that are not older than the store's. While an index is rotated, it looks for old and new tokens, and
 // when somebody else ended the rotation meanwhile, it looks again.
 func (d *Directory) lookUp(ctx context.Context, index crypto.Index, values ...string) ([]ID, error) {
-	x := d.cfg.Keys.Indexes()
+	x, err := d.indexes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for {
 		if !x.Ready(index.Name()) {
-			var err error
 			if x, err = d.cfg.Keys.RefreshIndexes(); err != nil {
 				return nil, err
 			}
@@ -173,6 +192,27 @@ func (d *Directory) lookUp(ctx context.Context, index crypto.Index, values ...st
 			return nil, err
 		}
 	}
+}
+
+// ErrOldDatabase means that an index was rotated or added after the state in which the store is: it is an old copy, in which nobody
+// would be found and identifiers would be given twice. [Directory.Reindex] mends it.
+var ErrOldDatabase = errors.New("patron: the database is older than the keyring: rewrite its index tokens (Reindex) before anything else")
+
+// indexes returns the index keys, if the store is not too old for them. It is asked once for each state of the keys.
+func (d *Directory) indexes(ctx context.Context) (*crypto.Indexes, error) {
+	x := d.cfg.Keys.Indexes()
+	if d.checked.Load() == x {
+		return x, nil
+	}
+	found, err := d.cfg.Store.Find(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	if found.Indexed < x.Since() {
+		return nil, ErrOldDatabase
+	}
+	d.checked.Store(x)
+	return x, nil
 }
 
 // newer returns index keys that are newer than the ones given.

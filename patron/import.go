@@ -194,7 +194,10 @@ func isRefusal(err error) bool {
 // owners finds whose the identifiers are of those that wait: of the first n, no two of whom share one or are the same patron.
 func (in *importing) owners(ctx context.Context) (owners [][]ID, n int, err error) {
 	d := in.d
-	x := d.cfg.Keys.Indexes()
+	x, err := d.indexes(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
 	for {
 		clear(in.claimed)
 		var all []crypto.Token

@@ -1,7 +1,9 @@
 package patron
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -114,8 +116,12 @@ var errManyCombinations = fmt.Errorf("patron: the profile has more than %d combi
 // checkCombinations refuses a profile of which the lookups would make a flood of tokens. The bound is on what is written anew: what is there is
 // always indexed again, or a rotation could not end.
 func (d *Directory) checkCombinations(p *Profile) error {
+	lookups, err := d.lookups(d.cfg.Keys.Indexes())
+	if err != nil {
+		return err
+	}
 	all := 0
-	for _, l := range d.cfg.Lookups {
+	for _, l := range lookups {
 		n := 1
 		for s := range l.segments().All() {
 			entries := 0
@@ -130,6 +136,46 @@ func (d *Directory) checkCombinations(p *Profile) error {
 		return errManyCombinations
 	}
 	return nil
+}
+
+// ErrUnknownIndex means that the keyring has an index that this version of carrel cannot make tokens for. It writes nothing then, because
+// rows without those tokens would not be found.
+var ErrUnknownIndex = errors.New("patron: the keyring has an index that this program does not know")
+
+// known are the lookups of one state of the index keys.
+type known struct {
+	keys *crypto.Indexes
+	list []Lookup
+}
+
+// lookups returns all lookups that there are index keys for, also those that another program has added: whoever writes a row makes
+// all its tokens.
+func (d *Directory) lookups(x *crypto.Indexes) ([]Lookup, error) {
+	if k := d.known.Load(); k != nil && k.keys == x {
+		return k.list, nil
+	}
+	k := &known{keys: x}
+	all := x.All()
+	delete(all, crypto.IndexIdentifier)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		l, err := NewLookup(name, all[name]...)
+		if err != nil {
+			return nil, ErrUnknownIndex
+		}
+		k.list = append(k.list, l)
+	}
+	d.known.Store(k)
+	return k.list, nil
+}
+
+// indexed returns the segments that index tokens are made of.
+func (d *Directory) indexed(x *crypto.Indexes) (access.Set, error) {
+	lookups, err := d.lookups(x)
+	set := access.SetOf(access.Identifiers)
+	for _, l := range lookups {
+		set |= l.segments()
+	}
+	return set, err
 }
 
 func (l Lookup) segments() (set access.Set) {

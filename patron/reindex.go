@@ -92,8 +92,12 @@ func (d *Directory) reindexAll(ctx context.Context, x *crypto.Indexes, rows *int
 
 func (d *Directory) reindexPage(ctx context.Context, x *crypto.Indexes, page []Row) error {
 	batch := Batch{Indexed: x.Change()}
+	indexed, err := d.indexed(x)
+	if err != nil {
+		return err
+	}
 	for _, row := range page {
-		p, err := d.open(ctx, row, d.indexed())
+		p, err := d.open(ctx, row, indexed)
 		next := row
 		next.Version, next.Indexed, next.Tokens, next.Lookups = row.Version+1, x.Change(), nil, nil
 		switch {
@@ -106,7 +110,7 @@ func (d *Directory) reindexPage(ctx context.Context, x *crypto.Indexes, page []R
 		}
 		batch.Writes = append(batch.Writes, Write{Row: next, Old: row.Version})
 	}
-	err := d.cfg.Store.Write(ctx, batch)
+	err = d.cfg.Store.Write(ctx, batch)
 	if errors.Is(err, ErrConflict) && len(page) > 1 { // one of them changed: only that has to wait for the next pass
 		for i := range page {
 			if err := d.reindexPage(ctx, x, page[i:i+1]); err != nil {

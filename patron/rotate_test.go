@@ -102,12 +102,78 @@ func TestLookupCombines(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, in.Added)
 	require.Len(t, in.Refused, 1)
-	plainly := w.again()
-	id = plainly.create(many)
-	require.ErrorIs(t, w.Update(ctx, anyone, id, Update{Segments: access.SetOf(access.Emails), Profile: many}), errManyCombinations)
+	_, err = w.again().Create(ctx, anyone, many)
+	require.ErrorIs(t, err, errManyCombinations, "the keyring knows the lookup, whatever the Config")
+
+	before := newWorld(t)
+	id = before.create(many)
+	w = before.again(withLookups(l))
+	require.NoError(t, w.Reindex(ctx, anyone, nil))
 	require.NoError(t, w.keys.RotateIndex(ctx, "who"))
 	require.NoError(t, w.Reindex(ctx, anyone, nil))
 	require.Equal(t, []ID{id}, find("F", "e39@example.org", "L39"))
+	require.ErrorIs(t, w.Update(ctx, anyone, id, Update{Segments: access.SetOf(access.Emails), Profile: many}), errManyCombinations)
+}
+
+// A program that knows nothing of a lookup that another one has added keeps it up to date all the same.
+func TestLookupsOfOthers(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, withLookups(birthLookup(t)))
+	require.NoError(t, w.Reindex(ctx, anyone, nil))
+	other := w.again()
+	name := birthLookup(t).index.Name()
+	p := person("1")
+	p.Birth = secret("1984-02-29")
+	id := other.create(p)
+	for _, d := range []*world{w, other} {
+		ids, err := d.FindBy(ctx, anyone, name, secret("Svensson"), secret("1984-02-29"))
+		require.NoError(t, err)
+		require.Equal(t, []ID{id}, ids)
+	}
+	require.NoError(t, other.keys.RotateIndex(ctx, crypto.IndexIdentifier))
+	require.NoError(t, other.Reindex(ctx, anyone, nil))
+	p.Birth = secret("1985-03-01")
+	require.NoError(t, other.Update(ctx, anyone, id, Update{Segments: access.SetOf(access.Birth), Profile: p}))
+	_, err := w.FindBy(ctx, anyone, name, secret("Svensson"), secret("1984-02-29"))
+	require.ErrorIs(t, err, ErrNotFound)
+	ids, err := w.FindBy(ctx, anyone, name, secret("Svensson"), secret("1985-03-01"))
+	require.NoError(t, err)
+	require.Equal(t, []ID{id}, ids)
+
+	// Another index of the same name is refused.
+	l, err := NewLookup(name, "emails.address")
+	require.NoError(t, err)
+	require.ErrorContains(t, w.again(withLookups(l)).Reindex(ctx, anyone, nil), "over other fields")
+}
+
+// A database that is restored from before an index was rotated has no tokens that anybody looks for: it finds nobody and would
+// give identifiers twice. It is refused until the tokens are written anew.
+func TestOldDatabase(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	id := w.create(person("1"))
+	old, err := w.store.Get(ctx, id)
+	require.NoError(t, err)
+	require.NoError(t, w.keys.RotateIndex(ctx, crypto.IndexIdentifier))
+	require.NoError(t, w.Reindex(ctx, anyone, nil))
+
+	empty := newMemory()
+	empty.keys = w.store.keys
+	require.NoError(t, empty.Write(ctx, Batch{Indexed: old.Indexed, Writes: []Write{{Row: old}}}))
+	w.store = empty
+	restored := w.again()
+	_, err = restored.Find(ctx, anyone, secret("1"))
+	require.ErrorIs(t, err, ErrOldDatabase)
+	_, err = restored.Create(ctx, anyone, person("1"))
+	require.ErrorIs(t, err, ErrOldDatabase)
+	_, err = restored.Import(ctx, anyone, 0, one(person("1")), nil)
+	require.ErrorIs(t, err, ErrOldDatabase)
+	require.NoError(t, restored.Reindex(ctx, anyone, nil))
+	found, err := restored.Find(ctx, anyone, secret("1"))
+	require.NoError(t, err)
+	require.Equal(t, id, found)
+	_, err = restored.Create(ctx, anyone, person("1"))
+	require.ErrorIs(t, err, ErrDuplicate)
 }
 
 // Keys are rotated, again and again, while others create, change and look up through two processes' directories. Whoever was created and

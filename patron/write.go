@@ -125,6 +125,7 @@ type writing struct {
 	before   Profile    // what is there of the segments that the indexes need or that are replaced
 	after    Profile    // the same, as it is to be
 	segments access.Set // that change
+	opened   access.Set // that before and after hold, of a row that is there
 }
 
 // same reports that nothing changes.
@@ -143,7 +144,12 @@ func (d *Directory) revise(ctx context.Context, row Row, u Update) (writing, err
 	if u.Facts != nil {
 		w.facts = u.Facts.stored()
 	}
-	before, err := d.open(ctx, row, d.indexed()|u.Segments)
+	indexed, err := d.indexed(d.cfg.Keys.Indexes())
+	if err != nil {
+		return w, err
+	}
+	w.opened = indexed | u.Segments
+	before, err := d.open(ctx, row, w.opened)
 	if err != nil {
 		return w, err
 	}
@@ -156,15 +162,6 @@ func (d *Directory) revise(ctx context.Context, row Row, u Update) (writing, err
 		}
 	}
 	return w, nil
-}
-
-// indexed returns the segments that index tokens are made of.
-func (d *Directory) indexed() access.Set {
-	set := access.SetOf(access.Identifiers)
-	for _, l := range d.cfg.Lookups {
-		set |= l.segments()
-	}
-	return set
 }
 
 // stored returns the facts as a store keeps them.
@@ -183,6 +180,9 @@ func stamp(t time.Time) time.Time {
 
 // write records one change and makes it. If that fails, the key of a new patron may be left without one; it seals nothing.
 func (d *Directory) write(ctx context.Context, a *act, w writing) error {
+	if _, err := d.indexes(ctx); err != nil {
+		return err
+	}
 	if w.old.Version == 0 {
 		if err := d.cfg.Keys.CreateKeys(ctx, w.id.Subject()); err != nil {
 			return err
@@ -206,6 +206,9 @@ func (d *Directory) write(ctx context.Context, a *act, w writing) error {
 // subject says what the trail is to know of a change.
 func (w *writing) subject() audit.Subject {
 	s := audit.Subject{ID: w.id.Subject()}
+	if !w.same() {
+		s.Version = w.old.Version + 1
+	}
 	for segment := range w.segments.All() {
 		s.Changes = append(s.Changes, audit.Change{Segment: segment.String(), Before: w.before.encode(segment), After: w.after.encode(segment)})
 	}
@@ -214,8 +217,20 @@ func (w *writing) subject() audit.Subject {
 
 // put seals rows and stores them, all or none, with index keys that are not older than the store's.
 func (d *Directory) put(ctx context.Context, list []writing) error {
-	x := d.cfg.Keys.Indexes()
+	x, err := d.indexes(ctx)
+	if err != nil {
+		return err
+	}
 	for {
+		indexed, err := d.indexed(x)
+		if err != nil {
+			return err
+		}
+		for i := range list {
+			if w := &list[i]; w.old.Version > 0 && indexed&^w.opened != 0 {
+				return &ConflictError{w.id} // an index was added since the row was opened: look again
+			}
+		}
 		batch := Batch{Indexed: x.Change(), Writes: make([]Write, len(list))}
 		for i := range list {
 			row, err := d.seal(ctx, x, &list[i])
@@ -224,7 +239,7 @@ func (d *Directory) put(ctx context.Context, list []writing) error {
 			}
 			batch.Writes[i] = Write{Row: row, Old: list[i].old.Version}
 		}
-		err := d.cfg.Store.Write(ctx, batch)
+		err = d.cfg.Store.Write(ctx, batch)
 		if !errors.Is(err, ErrStaleIndexes) {
 			return err
 		}
@@ -269,10 +284,11 @@ func (d *Directory) tokens(x *crypto.Indexes, p *Profile) (tokens, lookups []cry
 	if tokens, err = d.identifierTokens(x, p); err != nil {
 		return nil, nil, err
 	}
-	for _, l := range d.cfg.Lookups {
-		if !x.Has(l.index.Name()) {
-			continue // it is added to the keyring when Reindex builds it
-		}
+	list, err := d.lookups(x)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, l := range list {
 		t, err := l.tokens(x, p)
 		if err != nil {
 			return nil, nil, err

@@ -55,6 +55,8 @@ func patronProblem(err error) error {
 		return rewordedError{"not allowed in this role for this purpose, and recorded (" + denied.Why + "); see carrel access check", err}
 	case errors.Is(err, patron.ErrNotFound):
 		return rewordedError{"no such patron", err}
+	case errors.Is(err, patron.ErrOldDatabase):
+		return rewordedError{"the database is older than the keyring, as after a restore: carrel keys rotate --index identifier writes its index anew", err}
 	case errors.Is(err, crypto.ErrShredded):
 		return rewordedError{"this patron was forgotten: the key is destroyed", err}
 	}

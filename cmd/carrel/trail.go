@@ -46,8 +46,9 @@ type trailLine struct {
 }
 
 type trailSubject struct {
-	ID     string `json:"id"`
-	Sealed []byte `json:"sealed,omitempty"` // what they were before, and the note
+	ID      string `json:"id"`
+	Version uint64 `json:"version,omitempty"` // of the record after the change
+	Sealed  []byte `json:"sealed,omitempty"`  // what they were before, and the note
 }
 
 // A trailDetail is what is sealed.
@@ -67,7 +68,7 @@ func (t *trail) Record(ctx context.Context, e audit.Event) error {
 		if err != nil {
 			return err
 		}
-		line.Subjects = append(line.Subjects, trailSubject{ID: string(s.ID), Sealed: sealed})
+		line.Subjects = append(line.Subjects, trailSubject{ID: string(s.ID), Version: s.Version, Sealed: sealed})
 	}
 	data, err := json.Marshal(line)
 	if err != nil {

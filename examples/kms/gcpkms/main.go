@@ -39,7 +39,7 @@ func run(ctx context.Context, out io.Writer, path, key string, create bool) erro
 	if err != nil {
 		return err
 	}
-	defer client.Close() // a keyring asks it whenever it changes: a server closes it when it ends
+	defer client.Close()            // a keyring asks it whenever it changes: a server closes it when it ends
 	kek, err := client.GetAEAD(key) // seals the keyring's own key of 32 bytes
 	if err != nil {
 		return err
