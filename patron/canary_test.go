@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/davecgh/go-spew/spew"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
@@ -85,6 +86,7 @@ func printed[T any](v T) map[string]string {
 		j, err = xml.Marshal(x)
 		fmt.Fprint(&b, string(j), err)
 		fmt.Fprint(&b, gob.NewEncoder(&b).Encode(x))
+		fmt.Fprint(&b, spew.Sdump(x), (&spew.ConfigState{DisableMethods: true}).Sdump(x))
 		func() {
 			defer func() { fmt.Fprint(&b, recover()) }()
 			j, err := yaml.Marshal(x)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/carrel-project/carrel/audit"
 )
 
 // What identifies somebody is in no file of the database in plain after the import of real exports, nor in the audit file.
@@ -354,4 +356,20 @@ func TestKeysAreMadeOnce(t *testing.T) {
 	refused(t, carrel(t, "keys", "status", "--db", db, "--keys", elsewhere), "erasure ledger", "restore it")
 	require.NoError(t, os.WriteFile(elsewhere+".kek", []byte("carrel-kek-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"), 0o600))
 	refused(t, carrel(t, "keys", "status", "--db", db, "--keys", elsewhere), "default or test key")
+}
+
+// A trail that ends in half a line, as after a crash, loses nothing of the next one.
+func TestTrailAfterACrash(t *testing.T) {
+	tr := &trail{path: file(t, "audit.jsonl", `{"time":"2026`)}
+	require.NoError(t, tr.Record(t.Context(), audit.Event{Action: audit.View}))
+	require.NoError(t, tr.Record(t.Context(), audit.Event{Action: audit.Find}))
+	data, err := os.ReadFile(tr.path)
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	require.Len(t, lines, 3)
+	for i, action := range []string{"view", "find"} {
+		var line trailLine
+		require.NoError(t, json.Unmarshal([]byte(lines[i+1]), &line))
+		assert.EqualValues(t, action, line.Action)
+	}
 }

@@ -106,14 +106,11 @@ func (t *trail) seal(ctx context.Context, s audit.Subject) ([]byte, error) {
 func (t *trail) append(line []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f, err := os.OpenFile(t.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(t.path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.path, reason(err))
 	}
-	_, err = f.Write(line)
-	if err == nil {
-		err = f.Sync()
-	}
+	err = writeLine(f, line)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
@@ -121,4 +118,25 @@ func (t *trail) append(line []byte) error {
 		return fmt.Errorf("%s: %w", t.path, reason(err))
 	}
 	return nil
+}
+
+// writeLine keeps lines apart: after a crash or on a full disk the file may end in half of one.
+func writeLine(f *os.File, line []byte) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if size := info.Size(); size > 0 {
+		last := make([]byte, 1)
+		if _, err := f.ReadAt(last, size-1); err != nil {
+			return err
+		}
+		if last[0] != '\n' {
+			line = append([]byte{'\n'}, line...)
+		}
+	}
+	if _, err := f.Write(line); err != nil {
+		return err
+	}
+	return f.Sync()
 }
