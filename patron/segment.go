@@ -39,99 +39,26 @@ func (p *Role) entry() entry       { return entry{&p.Use, []*crypto.Secret{&p.Sc
 func (p *Campus) entry() entry     { return entry{&p.Use, []*crypto.Secret{&p.Name}} }
 func (p *Statistic) entry() entry  { return entry{&p.Use, []*crypto.Secret{&p.Value}} }
 
-// entries yields the entries of a segment that are there.
-func (p *Profile) entries(s access.Segment) iter.Seq[entry] {
-	switch s {
-	case access.Names:
-		return each(p.Names)
-	case access.Addresses:
-		return each(p.Addresses)
-	case access.Phones:
-		return each(p.Phones)
-	case access.Emails:
-		return each(p.Emails)
-	case access.Identifiers:
-		return each(p.Identifiers)
-	case access.Birth:
-		return only(&p.Birth)
-	case access.Blocks:
-		return each(p.Blocks)
-	case access.Notes:
-		return each(p.Notes)
-	case access.Roles:
-		return each(p.Roles)
-	case access.Campus:
-		return each(p.Campus)
-	case access.Statistics:
-		return each(p.Statistics)
-	case access.Photo:
-		return only(&p.Photo)
-	}
-	return func(func(entry) bool) {}
+// A part is where a segment lies in a Profile.
+type part struct {
+	entries func(*Profile) iter.Seq[entry]
+	add     func(*Profile) entry
+	take    func(to, from *Profile)
 }
 
-// add appends an empty entry to a segment and returns it.
-func (p *Profile) add(s access.Segment) entry {
-	switch s {
-	case access.Names:
-		return grow(&p.Names)
-	case access.Addresses:
-		return grow(&p.Addresses)
-	case access.Phones:
-		return grow(&p.Phones)
-	case access.Emails:
-		return grow(&p.Emails)
-	case access.Identifiers:
-		return grow(&p.Identifiers)
-	case access.Birth:
-		return entry{nil, []*crypto.Secret{&p.Birth}}
-	case access.Blocks:
-		return grow(&p.Blocks)
-	case access.Notes:
-		return grow(&p.Notes)
-	case access.Roles:
-		return grow(&p.Roles)
-	case access.Campus:
-		return grow(&p.Campus)
-	case access.Statistics:
-		return grow(&p.Statistics)
-	case access.Photo:
-		return entry{nil, []*crypto.Secret{&p.Photo}}
-	}
-	panic("patron: unknown segment")
-}
-
-// drop empties a segment.
-func (p *Profile) drop(s access.Segment) { p.take(s, &Profile{}) }
-
-// take replaces a segment by that of another profile.
-func (p *Profile) take(s access.Segment, from *Profile) {
-	switch s {
-	case access.Names:
-		p.Names = from.Names
-	case access.Addresses:
-		p.Addresses = from.Addresses
-	case access.Phones:
-		p.Phones = from.Phones
-	case access.Emails:
-		p.Emails = from.Emails
-	case access.Identifiers:
-		p.Identifiers = from.Identifiers
-	case access.Birth:
-		p.Birth = from.Birth
-	case access.Blocks:
-		p.Blocks = from.Blocks
-	case access.Notes:
-		p.Notes = from.Notes
-	case access.Roles:
-		p.Roles = from.Roles
-	case access.Campus:
-		p.Campus = from.Campus
-	case access.Statistics:
-		p.Statistics = from.Statistics
-	case access.Photo:
-		p.Photo = from.Photo
-	}
+var parts = [access.SegmentCount]part{
+	access.Names:       many(func(p *Profile) *[]Name { return &p.Names }),
+	access.Addresses:   many(func(p *Profile) *[]Address { return &p.Addresses }),
+	access.Phones:      many(func(p *Profile) *[]Phone { return &p.Phones }),
+	access.Emails:      many(func(p *Profile) *[]Email { return &p.Emails }),
+	access.Identifiers: many(func(p *Profile) *[]Identifier { return &p.Identifiers }),
+	access.Birth:       single(func(p *Profile) *crypto.Secret { return &p.Birth }),
+	access.Blocks:      many(func(p *Profile) *[]Block { return &p.Blocks }),
+	access.Notes:       many(func(p *Profile) *[]Note { return &p.Notes }),
+	access.Roles:       many(func(p *Profile) *[]Role { return &p.Roles }),
+	access.Campus:      many(func(p *Profile) *[]Campus { return &p.Campus }),
+	access.Statistics:  many(func(p *Profile) *[]Statistic { return &p.Statistics }),
+	access.Photo:       single(func(p *Profile) *crypto.Secret { return &p.Photo }),
 }
 
 // entryOf is a pointer to T that can say its entry.
@@ -140,28 +67,59 @@ type entryOf[T any] interface {
 	entry() entry
 }
 
-func each[T any, P entryOf[T]](list []T) iter.Seq[entry] {
-	return func(yield func(entry) bool) {
-		for i := range list {
-			if !yield(P(&list[i]).entry()) {
-				return
+// many is a segment of any number of entries.
+func many[T any, P entryOf[T]](of func(*Profile) *[]T) part {
+	return part{
+		entries: func(p *Profile) iter.Seq[entry] {
+			return func(yield func(entry) bool) {
+				list := *of(p)
+				for i := range list {
+					if !yield(P(&list[i]).entry()) {
+						return
+					}
+				}
 			}
-		}
+		},
+		add: func(p *Profile) entry {
+			list := of(p)
+			*list = append(*list, *new(T))
+			return P(&(*list)[len(*list)-1]).entry()
+		},
+		take: func(to, from *Profile) { *of(to) = *of(from) },
 	}
 }
 
-func grow[T any, P entryOf[T]](list *[]T) entry {
-	*list = append(*list, *new(T))
-	return P(&(*list)[len(*list)-1]).entry()
-}
-
-func only(s *crypto.Secret) iter.Seq[entry] {
-	return func(yield func(entry) bool) {
-		if !s.IsEmpty() {
-			yield(entry{nil, []*crypto.Secret{s}})
-		}
+// single is a segment of one value, without a use.
+func single(of func(*Profile) *crypto.Secret) part {
+	return part{
+		entries: func(p *Profile) iter.Seq[entry] {
+			return func(yield func(entry) bool) {
+				if s := of(p); !s.IsEmpty() {
+					yield(entry{nil, []*crypto.Secret{s}})
+				}
+			}
+		},
+		add:  func(p *Profile) entry { return entry{nil, []*crypto.Secret{of(p)}} },
+		take: func(to, from *Profile) { *of(to) = *of(from) },
 	}
 }
+
+// entries yields the entries of a segment that are there; none of one that does not exist.
+func (p *Profile) entries(s access.Segment) iter.Seq[entry] {
+	if int(s) >= len(parts) {
+		return func(func(entry) bool) {}
+	}
+	return parts[s].entries(p)
+}
+
+// add appends an empty entry to a segment and returns it.
+func (p *Profile) add(s access.Segment) entry { return parts[s].add(p) }
+
+// take replaces a segment by that of another profile.
+func (p *Profile) take(s access.Segment, from *Profile) { parts[s].take(p, from) }
+
+// drop empties a segment.
+func (p *Profile) drop(s access.Segment) { p.take(s, &Profile{}) }
 
 // Has reports whether the profile has anything in a segment.
 func (p *Profile) Has(s access.Segment) bool {

@@ -71,7 +71,7 @@ func readAccess(cmd *cobra.Command, file string) (accessFile, error) {
 		return a, err
 	}
 	if a.matrix, err = access.ParseMatrix(data); err != nil {
-		return a, accessProblem(a.name, err)
+		return a, fileProblem(a.name, err)
 	}
 	var counted struct{ Tests []yaml.Node }
 	if err := yaml.Unmarshal(data, &counted); err != nil {
@@ -79,24 +79,6 @@ func readAccess(cmd *cobra.Command, file string) (accessFile, error) {
 	}
 	a.tests = len(counted.Tests)
 	return a, nil
-}
-
-// A badAccess is an access file's error with the name of the file, in the form that editors jump to.
-type badAccess struct {
-	file   string
-	defect *access.Error
-}
-
-func (b *badAccess) Error() string {
-	return fmt.Sprintf("%s:%d:%d: %s", b.file, b.defect.Line, b.defect.Column, b.defect.Message)
-}
-
-func accessProblem(file string, err error) error {
-	var e *access.Error
-	if errors.As(err, &e) {
-		return &badAccess{file, e}
-	}
-	return fmt.Errorf("%s: %w", file, err)
 }
 
 // A checkedAccess is what `access check --json` says.
@@ -109,21 +91,9 @@ type checkedAccess struct {
 	Roles    []string        `json:"roles,omitempty"`
 	Purposes []string        `json:"purposes,omitempty"`
 	Tests    int             `json:"tests"` // all of them passed, or the file would not be valid
-	Error    *accessDefect   `json:"error,omitempty"`
-	Warnings []accessWarning `json:"warnings"`
+	Error    *fileDefect     `json:"error,omitempty"`
+	Warnings []fileWarning   `json:"warnings"`
 	Decision *accessDecision `json:"decision,omitempty"`
-}
-
-type accessDefect struct {
-	Line    int    `json:"line,omitempty"`
-	Column  int    `json:"column,omitempty"`
-	Key     string `json:"key,omitempty"`
-	Message string `json:"message"`
-}
-
-type accessWarning struct {
-	Line    int    `json:"line"`
-	Message string `json:"message"`
 }
 
 // An accessDecision is what a role sees and may do for a purpose.
@@ -213,12 +183,12 @@ a valid access file or fails its own tests.`,
 
 // describeAccess says what an access file is, or what is wrong with it.
 func describeAccess(a accessFile, err error) checkedAccess {
-	c := checkedAccess{File: a.name, Warnings: []accessWarning{}}
+	c := checkedAccess{File: a.name, Warnings: []fileWarning{}}
 	if err != nil {
-		c.Error = &accessDefect{Message: err.Error()}
-		var bad *badAccess
+		c.Error = &fileDefect{Message: err.Error()}
+		var bad *badFile
 		if errors.As(err, &bad) {
-			c.Error = (*accessDefect)(bad.defect)
+			c.Error = &bad.defect
 		}
 		return c
 	}
@@ -226,7 +196,7 @@ func describeAccess(a accessFile, err error) checkedAccess {
 	c.Valid, c.ID, c.Revision, c.Title, c.Tests = true, m.ID(), m.Revision(), m.Title(), a.tests
 	c.Roles, c.Purposes = m.Roles(), m.Purposes()
 	for _, w := range m.Lint() {
-		c.Warnings = append(c.Warnings, accessWarning(w))
+		c.Warnings = append(c.Warnings, fileWarning(w))
 	}
 	return c
 }
@@ -452,7 +422,7 @@ func listAccessPresets(out io.Writer, names []string) error {
 		}
 		m, err := access.ParseMatrix(text)
 		if err != nil {
-			return accessProblem("preset "+name, err)
+			return fileProblem("preset "+name, err)
 		}
 		t.add(name, m.Title())
 	}

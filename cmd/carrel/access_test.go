@@ -73,7 +73,7 @@ func TestAccessCheck(t *testing.T) {
 	var c checkedAccess
 	require.NoError(t, json.Unmarshal([]byte(good(t, runAccess(t, "", "check", "--json", clean))), &c))
 	assert.Equal(t, checkedAccess{File: clean, Valid: true, ID: "test/simple", Revision: 3, Title: "Two roles",
-		Roles: []string{"desk", "chief"}, Purposes: []string{"checkout", "review", "account"}, Tests: 1, Warnings: []accessWarning{}}, c)
+		Roles: []string{"desk", "chief"}, Purposes: []string{"checkout", "review", "account"}, Tests: 1, Warnings: []fileWarning{}}, c)
 
 	r = runAccess(t, "", "check", "--json", broken)
 	assert.Equal(t, exitFailed, r.code)

@@ -122,7 +122,7 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 	r.Directory, r.Database = d.dir, filepath.Join(d.dir, "library.db")
 	r.Policy, r.Page = filepath.Join(d.dir, "policy.yaml"), filepath.Join(d.dir, "index.html")
 	if d.policy, err = anonymize.ParsePolicy(demoPolicy); err != nil {
-		return r, policyProblem("demo policy", err)
+		return r, fileProblem("demo policy", err)
 	}
 	if err := writeNew(r.Policy, demoPolicy, 0o644); err != nil {
 		return r, err

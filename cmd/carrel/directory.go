@@ -90,15 +90,9 @@ func (p *patronFlags) with(cmd *cobra.Command, do func(*patron.Directory) error)
 	if err := needed(cmd, "db", "actor", "role", "purpose"); err != nil {
 		return err
 	}
-	var matrix *access.Matrix
-	if p.access != "" {
-		data, err := readFile(cmd, p.access, maxPolicy)
-		if err != nil {
-			return err
-		}
-		if matrix, err = access.ParseMatrix(data); err != nil {
-			return fmt.Errorf("%s: %w", p.access, err)
-		}
+	rules, err := readAccess(cmd, p.access)
+	if err != nil {
+		return err
 	}
 	return withDatabase(cmd.Context(), p.dsn, readWrite, func(d *database) error {
 		f, err := findKeys(p.keys, p.dsn)
@@ -109,7 +103,7 @@ func (p *patronFlags) with(cmd *cobra.Command, do func(*patron.Directory) error)
 		if err != nil {
 			return err
 		}
-		dir, err := d.directory(k, p.audit, matrix)
+		dir, err := d.directory(k, p.audit, rules.matrix)
 		if err != nil {
 			return err
 		}

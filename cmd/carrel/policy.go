@@ -36,7 +36,7 @@ func readPolicy(cmd *cobra.Command, file string) (*anonymize.Policy, error) {
 	}
 	p, err := anonymize.ParsePolicy(data)
 	if err != nil {
-		return nil, policyProblem(file, err)
+		return nil, fileProblem(file, err)
 	}
 	return p, nil
 }
@@ -62,47 +62,17 @@ func readFile(cmd *cobra.Command, file string, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// A badPolicy is a policy's error with the name of its file, in the form that editors jump to.
-type badPolicy struct {
-	file   string
-	defect *anonymize.PolicyError
-}
-
-func (b *badPolicy) Error() string {
-	return fmt.Sprintf("%s:%d:%d: %s", b.file, b.defect.Line, b.defect.Column, b.defect.Message)
-}
-
-func policyProblem(file string, err error) error {
-	var p *anonymize.PolicyError
-	if errors.As(err, &p) {
-		return &badPolicy{file, p}
-	}
-	return fmt.Errorf("%s: %w", file, err)
-}
-
 // A checkedPolicy is what `policy check --json` says of one file.
 type checkedPolicy struct {
-	File      string          `json:"file"`
-	Valid     bool            `json:"valid"`
-	ID        string          `json:"id,omitempty"`
-	Revision  int             `json:"revision,omitempty"`
-	Digest    string          `json:"digest,omitempty"`
-	Title     string          `json:"title,omitempty"`
-	Effective string          `json:"effective,omitempty"`
-	Error     *policyDefect   `json:"error,omitempty"`
-	Warnings  []policyWarning `json:"warnings"`
-}
-
-type policyDefect struct {
-	Line    int    `json:"line,omitempty"`
-	Column  int    `json:"column,omitempty"`
-	Key     string `json:"key,omitempty"`
-	Message string `json:"message"`
-}
-
-type policyWarning struct {
-	Line    int    `json:"line"`
-	Message string `json:"message"`
+	File      string        `json:"file"`
+	Valid     bool          `json:"valid"`
+	ID        string        `json:"id,omitempty"`
+	Revision  int           `json:"revision,omitempty"`
+	Digest    string        `json:"digest,omitempty"`
+	Title     string        `json:"title,omitempty"`
+	Effective string        `json:"effective,omitempty"`
+	Error     *fileDefect   `json:"error,omitempty"`
+	Warnings  []fileWarning `json:"warnings"`
 }
 
 func newPolicyCheck() *cobra.Command {
@@ -157,13 +127,13 @@ Exit status: 0 all good, 1 there are warnings, 2 a file is not a valid policy or
 }
 
 func checkPolicy(cmd *cobra.Command, file string) (checkedPolicy, error) {
-	c := checkedPolicy{File: file, Warnings: []policyWarning{}}
+	c := checkedPolicy{File: file, Warnings: []fileWarning{}}
 	p, err := readPolicy(cmd, file)
 	if err != nil {
-		c.Error = &policyDefect{Message: err.Error()}
-		var bad *badPolicy
+		c.Error = &fileDefect{Message: err.Error()}
+		var bad *badFile
 		if errors.As(err, &bad) {
-			c.Error = (*policyDefect)(bad.defect)
+			c.Error = &bad.defect
 		}
 		return c, err
 	}
@@ -171,7 +141,7 @@ func checkPolicy(cmd *cobra.Command, file string) (checkedPolicy, error) {
 	c.Valid, c.ID, c.Revision, c.Digest = true, ref.ID, ref.Revision, ref.Digest
 	c.Title, c.Effective = p.Title(), stamp(p.Effective())
 	for _, w := range p.Lint() {
-		c.Warnings = append(c.Warnings, policyWarning(w))
+		c.Warnings = append(c.Warnings, fileWarning(w))
 	}
 	return c, nil
 }
@@ -247,7 +217,7 @@ func listPresets(out io.Writer, names []string) error {
 		}
 		p, err := anonymize.ParsePolicy(text)
 		if err != nil {
-			return policyProblem("preset "+name, err)
+			return fileProblem("preset "+name, err)
 		}
 		t.add(name, p.Title())
 	}

@@ -48,66 +48,21 @@ var (
 // store's are committed together; make that transaction an immediate one (see [DSN]).
 func New(db DB) *Circulation { return &Circulation{db: db} }
 
-// beginner is a DB that is not yet in a transaction.
-type beginner interface {
-	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
-}
-
-// write runs f in a transaction: its own, or, when the caller is in one, a savepoint of that.
-func (c *Circulation) write(ctx context.Context, op string, f func(*tx) error) (err error) {
-	b, ok := c.db.(beginner)
-	if !ok {
-		return c.join(ctx, op, f)
-	}
-	own, err := b.BeginTx(ctx, nil)
-	if err != nil {
-		return failed(op, err)
-	}
-	defer own.Rollback() // does nothing after Commit
-	if err := start(ctx, op, own, f); err != nil {
-		return err
-	}
-	return failed(op, own.Commit())
-}
-
-func (c *Circulation) join(ctx context.Context, op string, f func(*tx) error) error {
-	if _, err := c.db.ExecContext(ctx, "SAVEPOINT carrel"); err != nil {
-		return failed(op, err)
-	}
-	kept := false
-	defer func() {
-		if !kept {
-			ctx := context.WithoutCancel(ctx)
-			c.db.ExecContext(ctx, "ROLLBACK TO carrel")
-			c.db.ExecContext(ctx, "RELEASE carrel")
+// write runs f in a transaction and numbers the change, which as the first statement also takes the write lock.
+func (c *Circulation) write(ctx context.Context, op string, f func(*tx) error) error {
+	return transact(ctx, c.db, op, func(t *tx) error {
+		n, err := t.exec("UPDATE changes SET last = last + 1, unfinished = unfinished + 1")
+		if err != nil {
+			return err
 		}
-	}()
-	if err := start(ctx, op, c.db, f); err != nil {
-		return err
-	}
-	if _, err := c.db.ExecContext(ctx, "RELEASE carrel"); err != nil {
-		return failed(op, err)
-	}
-	kept = true
-	return nil
-}
-
-// start numbers the change, which as the first statement also takes the write lock: a transaction that
-// reads first and writes later fails when another one wrote in between, however long it may wait.
-func start(ctx context.Context, op string, db DB, f func(*tx) error) error {
-	t := &tx{ctx: ctx, op: op, db: db, stmts: map[string]*sql.Stmt{}}
-	defer t.close()
-	n, err := t.exec("UPDATE changes SET last = last + 1, unfinished = unfinished + 1")
-	if err != nil {
-		return err
-	}
-	if n != 1 {
-		return fmt.Errorf("sqlite: %s: the table of changes has %d rows, want 1", op, n)
-	}
-	if err := t.get("SELECT last FROM changes", nil, &t.change); err != nil {
-		return err
-	}
-	return f(t)
+		if n != 1 {
+			return fmt.Errorf("sqlite: %s: the table of changes has %d rows, want 1", op, n)
+		}
+		if err := t.get("SELECT last FROM changes", nil, &t.change); err != nil {
+			return err
+		}
+		return f(t)
+	})
 }
 
 // A tx is a write transaction. Its errors are fit to be shown.

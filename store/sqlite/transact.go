@@ -5,10 +5,14 @@ import (
 	"database/sql"
 )
 
-// transact runs f in a transaction: its own, or, when the caller is in one, a savepoint of that. Unlike
-// [Circulation.write] it numbers no change, so the first statement of f must be one that writes, whether it finds
-// anything to write or not: that takes the write lock. A transaction that reads first and writes later fails when another
-// one wrote in between, however long it may wait.
+// beginner is a DB that is not yet in a transaction.
+type beginner interface {
+	BeginTx(ctx context.Context, opts *sql.TxOptions) (*sql.Tx, error)
+}
+
+// transact runs f in a transaction: its own, or, when the caller is in one, a savepoint of that. The first statement of f must be
+// one that writes, whether it finds anything to write or not: that takes the write lock. A transaction that reads first and
+// writes later fails when another one wrote in between, however long it may wait.
 func transact(ctx context.Context, db DB, op string, f func(*tx) error) error {
 	run := func(db DB) error {
 		t := &tx{ctx: ctx, op: op, db: db, stmts: map[string]*sql.Stmt{}}
