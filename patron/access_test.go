@@ -136,7 +136,7 @@ func TestEveryCell(t *testing.T) {
 			denied(o.may(role, purpose, "find"), err, "find")
 			_, err = d.Resolve(ctx, call, "no token")
 			denied(o.may(role, purpose, "resolve"), err, "resolve")
-			_, err = d.Import(ctx, call, 0, one(), nil)
+			_, err = d.Import(ctx, call, Source{}, one(), nil)
 			denied(role != "self" && o.may(role, purpose, "import"), err, "import")
 			denied(role != "self" && o.may(role, purpose, "reindex"), d.Reindex(ctx, call, nil), "reindex")
 			_, err = d.Unreviewed(ctx, call)
@@ -164,12 +164,12 @@ func TestImportRights(t *testing.T) {
 	sync := Call{Actor: "sis", Role: "integration", Purpose: "sync", Channel: audit.SIS}
 	p := person("1")
 	p.Blocks = []Block{{Use: "fine"}}
-	_, err := w.Import(ctx, sync, 0, one(p), nil)
+	_, err := w.Import(ctx, sync, Source{}, one(p), nil)
 	require.ErrorIs(t, err, ErrDenied)
-	_, err = w.Import(ctx, sync, access.SetOf(access.Notes), one(person("1")), nil)
+	_, err = w.Import(ctx, sync, Source{Owns: access.SetOf(access.Notes)}, one(person("1")), nil)
 	require.ErrorIs(t, err, ErrDenied)
 	require.Zero(t, w.store.size())
-	in, err := w.Import(ctx, sync, 0, one(person("1")), nil)
+	in, err := w.Import(ctx, sync, Source{}, one(person("1")), nil)
 	require.NoError(t, err)
 	require.Equal(t, Imported{Added: 1}, in)
 }

@@ -70,7 +70,7 @@ func BenchmarkImport(b *testing.B) {
 					clear(w.store.owners)
 					w.store.mu.Unlock()
 				}
-				_, err := w.Import(context.Background(), anyone, 0, one(list...), nil)
+				_, err := w.Import(context.Background(), anyone, Source{}, one(list...), nil)
 				require.NoError(b, err)
 			}
 			b.ReportMetric(float64(b.N*len(list))/b.Elapsed().Seconds(), "patrons/s")

@@ -207,7 +207,7 @@ func TestErrorsSayNothing(t *testing.T) {
 		_, err := w.Create(ctx, anyone, p)
 		add(err)
 		add(w.Update(ctx, anyone, other, Update{Segments: allSegments, Profile: p, Facts: &p.Facts}))
-		in, err := w.Import(ctx, anyone, 0, one(Profile{Identifiers: append(person("other").Identifiers, p.Identifiers...), Birth: p.Birth}), nil)
+		in, err := w.Import(ctx, anyone, Source{}, one(Profile{Identifiers: append(person("other").Identifiers, p.Identifiers...), Birth: p.Birth}), nil)
 		require.NoError(t, err)
 		for _, r := range in.Refused {
 			add(r.Err)

@@ -93,11 +93,21 @@ type Call struct {
 // ErrDenied means that access said no. That was recorded.
 var ErrDenied = errors.New("patron: not allowed")
 
-// A DeniedError says why, as a word of the trail's: no-right, grant-expired … It is an [ErrDenied].
-type DeniedError struct{ Why string }
+// A DeniedError says why, as a word of the trail's: no-right, grant-expired … It is an [ErrDenied], and what access said about a
+// break-glass grant.
+type DeniedError struct {
+	Why   string
+	cause error
+}
 
-func (e *DeniedError) Error() string        { return ErrDenied.Error() + ": " + e.Why }
+func (e *DeniedError) Error() string {
+	if e.cause != nil {
+		return fmt.Sprintf("%v: %s: %v", ErrDenied, e.Why, e.cause)
+	}
+	return fmt.Sprintf("%v: %s", ErrDenied, e.Why)
+}
 func (e *DeniedError) Is(target error) bool { return target == ErrDenied }
+func (e *DeniedError) Unwrap() error        { return e.cause }
 
 // Words for why something was refused.
 const (
@@ -143,7 +153,7 @@ func (d *Directory) begin(ctx context.Context, call Call, action audit.Action, i
 	var err error
 	a.may, err = d.cfg.Access.Decide(ctx, a.request(id))
 	if err != nil { // a decider that cannot decide has not allowed it
-		return nil, errors.Join(a.refuse(ctx, whyNoRight), fmt.Errorf("patron: access cannot be decided: %w", err))
+		return nil, a.refuseFor(ctx, whyNoRight, fmt.Errorf("patron: access cannot be decided: %w", err))
 	}
 	return a, nil
 }
@@ -177,9 +187,16 @@ func (a *act) need(ctx context.Context, right access.Act) error {
 }
 
 // refuse records a refusal. The caller returns the error.
-func (a *act) refuse(ctx context.Context, why string) error {
+func (a *act) refuse(ctx context.Context, why string) error { return a.refuseFor(ctx, why, nil) }
+
+// refuseFor says what access said, too.
+func (a *act) refuseFor(ctx context.Context, why string, cause error) error {
 	a.event.Outcome, a.event.Why = audit.Denied, why
-	return errors.Join(&DeniedError{why}, a.record(ctx))
+	denied := &DeniedError{why, cause}
+	if err := a.record(ctx); err != nil {
+		return errors.Join(denied, err)
+	}
+	return denied
 }
 
 // missing records that nobody was found.

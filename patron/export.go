@@ -36,102 +36,175 @@ type Exported struct {
 const exportPage = 500
 
 // Export gives out patrons, page by page. A page is recorded, with everybody on it, before anything of it is revealed. A recipient
-// outside gets pseudonyms, and of the facts only group, categories and library: exact dates would tell who is who. Patrons who were
-// forgotten are left out. Segments are shown as access says; if it shows nothing of one that was asked for, the export is refused.
+// outside gets pseudonyms, in their order, so that two recipients cannot join what they got line by line; and of the facts only
+// group, categories and library: exact dates would tell who is who. Patrons who were forgotten are left out. Segments are shown as access
+// says; if it shows nothing of one that was asked for, the export is refused.
 //
 // It needs the right to export. A patron who acts for themself gets their own record and no other. The sequence ends with its
 // first error.
 func (d *Directory) Export(ctx context.Context, call Call, e Export) iter.Seq2[Exported, error] {
 	return func(yield func(Exported, error) bool) {
-		after := ID{}
-		for {
-			last, more, err := d.exportPage(ctx, call, e, after, func(x Exported) bool { return yield(x, nil) })
-			if err != nil {
+		x := &exporting{d: d, call: call, Export: e}
+		for more := true; more; {
+			var err error
+			if more, err = x.page(ctx, func(one Exported) bool { return yield(one, nil) }); err != nil {
 				yield(Exported{}, err)
 				return
 			}
-			if !more {
-				return
-			}
-			after = last
 		}
 	}
 }
 
-// exportPage asks access, records, opens and hands on one page of rows.
-func (d *Directory) exportPage(ctx context.Context, call Call, e Export, after ID, yield func(Exported) bool) (last ID, more bool, err error) {
-	a, err := d.begin(ctx, call, audit.Export, ID{})
+// exporting is an export under way.
+type exporting struct {
+	Export
+	d    *Directory
+	call Call
+
+	begun     bool
+	after     ID                          // of those inside
+	left      []outside                   // of those for a recipient outside, in the order of their pseudonyms
+	pseudonym func(crypto.Subject) string // nil: for the library itself
+}
+
+type outside struct {
+	id        ID
+	pseudonym string
+}
+
+// page asks access, records, opens and hands on one page of patrons, and says whether to go on.
+func (x *exporting) page(ctx context.Context, yield func(Exported) bool) (more bool, err error) {
+	d := x.d
+	a, err := d.begin(ctx, x.call, audit.Export, ID{})
 	if err != nil {
-		return last, false, err
+		return false, err
 	}
-	a.event.Recipient, a.event.Approval = e.Recipient, e.Approval
-	a.event.Segments = e.Segments.Names()
+	a.event.Recipient, a.event.Approval = x.Recipient, x.Approval
+	a.event.Segments = x.Segments.Names()
 	if err := a.need(ctx, access.Export); err != nil {
-		return last, false, err
+		return false, err
 	}
 	levels := access.Levels(0)
-	for s := range e.Segments.All() {
+	for s := range x.Segments.All() {
 		if a.may.Levels.Of(s) == access.None {
-			return last, false, a.refuse(ctx, whyNoRight)
+			return false, a.refuse(ctx, whyNoRight)
 		}
 		levels = levels.With(s, a.may.Levels.Of(s))
 	}
-	pseudonym := func(crypto.Subject) string { return "" }
-	if e.Recipient != "" {
-		if strings.TrimSpace(e.Approval) == "" {
-			return last, false, a.refuse(ctx, whyApproval)
-		}
-		if pseudonym, err = d.cfg.Keys.Pairwise(e.Recipient); err != nil {
-			return last, false, err
-		}
+	if x.Recipient != "" && strings.TrimSpace(x.Approval) == "" {
+		return false, a.refuse(ctx, whyApproval)
 	}
-	var page []Row
-	if call.Self.IsZero() {
-		page, err = d.cfg.Store.Rows(ctx, Query{After: after, Limit: exportPage})
-	} else {
-		var own Row
-		if own, err = d.cfg.Store.Get(ctx, call.Self); errors.Is(err, ErrNotFound) {
-			return last, false, a.missing(ctx)
-		}
-		page = []Row{own}
+	first := !x.begun
+	rows, more, err := x.next(ctx)
+	if errors.Is(err, ErrNotFound) {
+		return false, a.missing(ctx)
+	} else if err != nil || len(rows) == 0 && !first {
+		return more, err
 	}
-	if err != nil || len(page) == 0 && !after.IsZero() {
-		return last, false, err
-	}
-	more = len(page) == exportPage
-	if more {
-		last = page[len(page)-1].ID
-	}
-	page = slices.DeleteFunc(page, func(r Row) bool { return !e.wants(r.Facts) })
-	for _, row := range page {
+	for _, row := range rows {
 		a.about(row.ID)
 	}
 	if err := a.done(ctx); err != nil {
-		return last, false, err
+		return false, err
 	}
-	for _, row := range page {
-		x := Exported{ID: row.ID, Levels: levels}
-		x.Profile, err = d.open(ctx, row, levels.AtLeast(access.Masked))
+	for _, row := range rows {
+		one, err := x.open(ctx, row, levels)
 		if errors.Is(err, crypto.ErrShredded) {
 			continue
 		} else if err != nil {
-			return last, false, a.undone(ctx, err)
+			return false, a.undone(ctx, err)
 		}
-		for s := range levels.AtLeast(access.Masked).All() {
-			if levels.Of(s) == access.Masked {
-				x.Profile.mask(s)
-			}
-		}
-		if e.Recipient != "" {
-			x.Pseudonym, x.ID = pseudonym(row.ID.Subject()), ID{}
-			f := row.Facts
-			x.Profile.Facts = Facts{Group: f.Group, Categories: f.Categories, Library: f.Library}
-		}
-		if !yield(x) {
-			return last, false, nil
+		if !yield(one) {
+			return false, nil
 		}
 	}
-	return last, more, nil
+	return more, nil
+}
+
+// next reads the rows of a page.
+func (x *exporting) next(ctx context.Context) (rows []Row, more bool, err error) {
+	first := !x.begun
+	x.begun = true
+	store := x.d.cfg.Store
+	switch {
+	case !x.call.Self.IsZero():
+		own, err := store.Get(ctx, x.call.Self)
+		if x.Recipient != "" && err == nil {
+			x.pseudonym, err = x.d.cfg.Keys.Pairwise(x.Recipient)
+		}
+		rows = []Row{own}
+		if err != nil {
+			return nil, false, err
+		}
+	case x.Recipient != "":
+		if first {
+			if err := x.arrange(ctx); err != nil {
+				return nil, false, err
+			}
+		}
+		n := min(len(x.left), exportPage)
+		for _, o := range x.left[:n] {
+			row, err := store.Get(ctx, o.id)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			} else if err != nil {
+				return nil, false, err
+			}
+			rows = append(rows, row)
+		}
+		x.left = x.left[n:]
+		more = len(x.left) > 0
+	default:
+		if rows, err = store.Rows(ctx, Query{After: x.after, Limit: exportPage}); err != nil {
+			return nil, false, err
+		}
+		if more = len(rows) == exportPage; more {
+			x.after = rows[len(rows)-1].ID
+		}
+	}
+	return slices.DeleteFunc(rows, func(r Row) bool { return !x.wants(r.Facts) }), more, nil
+}
+
+// arrange puts everybody who is wanted into the order of their pseudonyms: two recipients who compare line by line find nothing.
+func (x *exporting) arrange(ctx context.Context) (err error) {
+	if x.pseudonym, err = x.d.cfg.Keys.Pairwise(x.Recipient); err != nil {
+		return err
+	}
+	for after := (ID{}); ; {
+		rows, err := x.d.cfg.Store.Rows(ctx, Query{After: after, Limit: exportPage})
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if x.wants(row.Facts) {
+				x.left = append(x.left, outside{row.ID, x.pseudonym(row.ID.Subject())})
+			}
+		}
+		if len(rows) < exportPage {
+			break
+		}
+		after = rows[len(rows)-1].ID
+	}
+	slices.SortFunc(x.left, func(a, b outside) int { return strings.Compare(a.pseudonym, b.pseudonym) })
+	return nil
+}
+
+func (x *exporting) open(ctx context.Context, row Row, levels access.Levels) (one Exported, err error) {
+	one = Exported{ID: row.ID, Levels: levels}
+	if one.Profile, err = x.d.open(ctx, row, levels.AtLeast(access.Masked)); err != nil {
+		return one, err
+	}
+	for s := range levels.AtLeast(access.Masked).All() {
+		if levels.Of(s) == access.Masked {
+			one.Profile.mask(s)
+		}
+	}
+	if x.pseudonym != nil {
+		one.Pseudonym, one.ID = x.pseudonym(row.ID.Subject()), ID{}
+		f := row.Facts
+		one.Profile.Facts = Facts{Group: f.Group, Categories: f.Categories, Library: f.Library}
+	}
+	return one, nil
 }
 
 func (e Export) wants(f Facts) bool {

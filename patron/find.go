@@ -209,7 +209,13 @@ func (d *Directory) indexes(ctx context.Context) (*crypto.Indexes, error) {
 		return nil, err
 	}
 	if found.Indexed < x.Since() {
-		return nil, ErrOldDatabase
+		rows, err := d.cfg.Store.Rows(ctx, Query{Limit: 1})
+		if err != nil {
+			return nil, err
+		}
+		if len(rows) > 0 { // else it is a new one
+			return nil, ErrOldDatabase
+		}
 	}
 	d.checked.Store(x)
 	return x, nil

@@ -71,7 +71,7 @@ func (d *Directory) BreakGlass(ctx context.Context, call Call, id ID, segments a
 	}
 	g, err := access.NewGrant(NewID().String(), a.request(id), a.may, segments, reason.Reveal(), length, plain, a.at)
 	if err != nil {
-		return access.Grant{}, errors.Join(a.refuse(ctx, whyGrant(err)), err)
+		return access.Grant{}, a.refuseFor(ctx, whyGrant(err), err)
 	}
 	if _, err := d.cfg.Store.Get(ctx, id); errors.Is(err, ErrNotFound) {
 		return access.Grant{}, a.missing(ctx)
@@ -90,7 +90,7 @@ func (d *Directory) BreakGlass(ctx context.Context, call Call, id ID, segments a
 	err = d.cfg.Grants.AddGrant(ctx, Grant{Grant: g, Reason: sealed[0]})
 	switch {
 	case errors.Is(err, access.ErrUnreviewed): // another one was given meanwhile
-		return access.Grant{}, errors.Join(a.refuse(ctx, whyGrant(err)), err)
+		return access.Grant{}, a.refuseFor(ctx, whyGrant(err), err)
 	case err != nil:
 		return access.Grant{}, a.undone(ctx, err)
 	}
@@ -135,7 +135,7 @@ func (d *Directory) granted(ctx context.Context, a *act, id ID) (access.Levels, 
 			return 0, a.undone(ctx, err)
 		}
 	}
-	return 0, errors.Join(a.refuse(ctx, whyGrant(err)), err)
+	return 0, a.refuseFor(ctx, whyGrant(err), err)
 }
 
 // grantID keeps what is no ID of a grant out of the trail: it may be anything.
@@ -200,7 +200,7 @@ func (d *Directory) Review(ctx context.Context, call Call, grant string) error {
 	}
 	a.event.Subjects, a.event.Count = []audit.Subject{{ID: crypto.Subject(g.Subject)}}, 1
 	if _, err := g.Review(call.Actor, a.at); err != nil {
-		return errors.Join(a.refuse(ctx, whyGrant(err)), err)
+		return a.refuseFor(ctx, whyGrant(err), err)
 	}
 	if err := a.done(ctx); err != nil {
 		return err

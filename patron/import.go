@@ -26,20 +26,29 @@ type Refusal struct {
 	Err error
 }
 
+// A Source says what the list that is imported knows best. The zero value is a list that knows nothing best.
+type Source struct {
+	Owns access.Set // segments that are replaced also by nothing
+
+	// Key is the type of identifier by which the source tells people apart, such as its own number. Somebody who is there with
+	// another one of that type is somebody else, though they share a bar code. Empty: whoever shares an identifier is the same.
+	Key string
+}
+
 const importBatch = 1000
 
 // Import adds patrons and brings them up to date, as a student information system or another system lists them. Somebody who is there is
-// known by any of their identifiers. What replaces what: the facts, but the wish only if the profile has one; every segment that the profile has; those of owns also when the
-// profile has nothing in them, because the source knows best; of the identifiers, those of the types that the profile has.
+// known by any of their identifiers. What replaces what: the facts, but the wish only if the profile has one; every segment that the profile has; those that the source owns also when the
+// profile has nothing in them; of the identifiers, those of the types that the profile has.
 //
 // It works through the sequence in batches, each of which is recorded, and durable when it is done: if the import ends in the middle, do it
 // again. Whoever cannot be taken over is refused and the rest goes on: [ErrDuplicate] when the identifiers belong to several
-// patrons, or what is wrong with the profile. An error of the sequence ends the import and is returned as it is. The sequence must not use the
+// patrons, or to one with another key of the source's, or what is wrong with the profile. An error of the sequence ends the import and is returned as it is. The sequence must not use the
 // store while it yields, unless the store can read and write at once. Progress, which may be nil, is called after each batch.
 //
 // It needs the right to import, and the level full on every segment that it writes.
-func (d *Directory) Import(ctx context.Context, call Call, owns access.Set, profiles iter.Seq2[Profile, error], progress func(Imported)) (Imported, error) {
-	in := &importing{d: d, call: call, owns: owns, claimed: map[crypto.Token]bool{}}
+func (d *Directory) Import(ctx context.Context, call Call, source Source, profiles iter.Seq2[Profile, error], progress func(Imported)) (Imported, error) {
+	in := &importing{d: d, call: call, source: source, claimed: map[crypto.Token]bool{}}
 	if _, err := in.begin(ctx); err != nil {
 		return in.done, err
 	}
@@ -73,11 +82,11 @@ func (d *Directory) Import(ctx context.Context, call Call, owns access.Set, prof
 
 // importing is an import under way.
 type importing struct {
-	d    *Directory
-	call Call
-	owns access.Set
-	may  access.Set // segments that may be written
-	done Imported
+	d      *Directory
+	call   Call
+	source Source
+	may    access.Set // segments that may be written
+	done   Imported
 
 	waiting []incoming
 	claimed map[crypto.Token]bool // of those that wait
@@ -99,7 +108,7 @@ func (in *importing) begin(ctx context.Context) (*act, error) {
 		return nil, err
 	}
 	in.may = a.may.Levels.AtLeast(access.Full)
-	if err := a.full(ctx, in.owns); err != nil {
+	if err := a.full(ctx, in.source.Owns); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -267,10 +276,13 @@ func (in *importing) one(ctx context.Context, w incoming, owners []ID) (writing,
 	if facts.Wish == WishNone {
 		facts.Wish, facts.WishSince = row.Facts.Wish, row.Facts.WishSince
 	}
-	u := Update{Facts: &facts, Segments: in.owns | w.profile.Segments(), Profile: w.profile}
+	u := Update{Facts: &facts, Segments: in.source.Owns | w.profile.Segments(), Profile: w.profile}
 	there, err := in.d.open(ctx, row, access.SetOf(access.Identifiers))
 	if err != nil {
 		return writing{}, err
+	}
+	if !sameKey(in.source.Key, there.Identifiers, w.profile.Identifiers) {
+		return writing{}, ErrDuplicate
 	}
 	u.Profile.Identifiers = mergeIdentifiers(there.Identifiers, w.profile.Identifiers)
 	one, err := in.d.revise(ctx, row, u)
@@ -281,6 +293,23 @@ func (in *importing) one(ctx context.Context, w incoming, owners []ID) (writing,
 		return writing{}, fmt.Errorf("%w: %w", errUnfit, err)
 	}
 	return one, nil
+}
+
+// sameKey reports that two lists do not name different people by identifiers of a type.
+func sameKey(key string, old, list []Identifier) bool {
+	of := func(ids []Identifier) (values []string) {
+		for _, id := range ids {
+			if id.Use == key {
+				values = append(values, Normalize(id.Value.Reveal()))
+			}
+		}
+		return values
+	}
+	if key == "" {
+		return true
+	}
+	was, is := of(old), of(list)
+	return len(was) == 0 || len(is) == 0 || slices.ContainsFunc(is, func(v string) bool { return slices.Contains(was, v) })
 }
 
 // mergeIdentifiers keeps those of types that the new list does not have. The others take the places of their type, in their order, so

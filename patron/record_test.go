@@ -54,7 +54,7 @@ func calls(w *world, id ID, names Lookup) map[string]func(context.Context) (reve
 			return false, w.Update(ctx, anyone, id, Update{Segments: access.SetOf(access.Names)})
 		},
 		"Import": func(ctx context.Context) (bool, error) {
-			in, err := w.Import(ctx, anyone, 0, one(person("1"), person("7")), nil)
+			in, err := w.Import(ctx, anyone, Source{}, one(person("1"), person("7")), nil)
 			return in.Added+in.Updated+in.Same > 0, err
 		},
 		"Reindex": func(ctx context.Context) (bool, error) { return false, w.Reindex(ctx, anyone, nil) },
@@ -228,7 +228,7 @@ func TestNothingChangedIsRecorded(t *testing.T) {
 	require.NoError(t, w.Update(ctx, anyone, id, Update{Segments: access.SetOf(access.Names), Profile: person()}))
 	require.Equal(t, uint64(1), w.store.row(id).Version)
 	require.Len(t, w.trail.take(), 1)
-	in, err := w.Import(ctx, anyone, 0, one(person("1")), nil)
+	in, err := w.Import(ctx, anyone, Source{}, one(person("1")), nil)
 	require.NoError(t, err)
 	require.Equal(t, Imported{Same: 1}, in)
 	events := w.trail.take()
@@ -288,7 +288,7 @@ func TestSelf(t *testing.T) {
 	refused(w.Update(ctx, call, you, Update{}), "not-own")
 	_, err = w.Create(ctx, call, person("x"))
 	refused(err, "not-own")
-	_, err = w.Import(ctx, call, 0, one(person("x")), nil)
+	_, err = w.Import(ctx, call, Source{}, one(person("x")), nil)
 	refused(err, "not-own")
 	refused(w.Reindex(ctx, call, nil), "not-own")
 	_, err = w.BreakGlass(ctx, call, me, allSegments, secret("I want to see it all"), 0)
@@ -333,12 +333,12 @@ func TestSelf(t *testing.T) {
 func TestEventsNameNobody(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
-	in, err := w.Import(ctx, anyone, allSegments, one(canaries()), nil)
+	in, err := w.Import(ctx, anyone, Source{Owns: allSegments}, one(canaries()), nil)
 	require.NoError(t, err)
 	require.Equal(t, 1, in.Added)
 	id, err := w.Find(ctx, anyone, canaries().Identifiers[0].Value)
 	require.NoError(t, err)
-	_, err = w.Import(ctx, anyone, allSegments, one(Profile{Identifiers: canaries().Identifiers}), nil)
+	_, err = w.Import(ctx, anyone, Source{Owns: allSegments}, one(Profile{Identifiers: canaries().Identifiers}), nil)
 	require.NoError(t, err)
 	_, err = w.BreakGlass(ctx, anyone, id, allSegments, secret(canary+" needs help quickly"), 0)
 	require.NoError(t, err)

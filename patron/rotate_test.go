@@ -98,7 +98,7 @@ func TestLookupCombines(t *testing.T) {
 	}
 	_, err = w.Create(ctx, anyone, many)
 	require.ErrorIs(t, err, errManyCombinations)
-	in, err := w.Import(ctx, anyone, 0, one(many, person("4")), nil)
+	in, err := w.Import(ctx, anyone, Source{}, one(many, person("4")), nil)
 	require.NoError(t, err)
 	require.Equal(t, 1, in.Added)
 	require.Len(t, in.Refused, 1)
@@ -166,7 +166,7 @@ func TestOldDatabase(t *testing.T) {
 	require.ErrorIs(t, err, ErrOldDatabase)
 	_, err = restored.Create(ctx, anyone, person("1"))
 	require.ErrorIs(t, err, ErrOldDatabase)
-	_, err = restored.Import(ctx, anyone, 0, one(person("1")), nil)
+	_, err = restored.Import(ctx, anyone, Source{}, one(person("1")), nil)
 	require.ErrorIs(t, err, ErrOldDatabase)
 	require.NoError(t, restored.Reindex(ctx, anyone, nil))
 	found, err := restored.Find(ctx, anyone, secret("1"))
@@ -384,7 +384,7 @@ func TestOldKeyring(t *testing.T) {
 	require.ErrorIs(t, err, ErrOldKeyring)
 	_, err = w.Create(ctx, anyone, person("2"))
 	require.ErrorIs(t, err, ErrOldKeyring)
-	_, err = w.Import(ctx, anyone, 0, one(person("2")), nil)
+	_, err = w.Import(ctx, anyone, Source{}, one(person("2")), nil)
 	require.ErrorIs(t, err, ErrOldKeyring)
 	require.ErrorIs(t, w.Reindex(ctx, anyone, nil), ErrOldKeyring)
 }

@@ -60,6 +60,9 @@ func (d *Directory) Update(ctx context.Context, call Call, id ID, u Update) erro
 		return err
 	}
 	// What is wrong by itself is said before anybody is looked for.
+	if u.Segments == 0 && u.Profile.Segments() != 0 {
+		return errUnnamed
+	}
 	if err := u.Profile.checkSegments(u.Segments); err != nil {
 		return err
 	}
@@ -75,6 +78,8 @@ func (d *Directory) Update(ctx context.Context, call Call, id ID, u Update) erro
 		}
 	}
 }
+
+var errUnnamed = errors.New("patron: Update.Profile has segments, but Update.Segments names none that are to be replaced")
 
 // attempts bounds how often something is tried again because somebody else wrote in between.
 const attempts = 10

@@ -31,7 +31,7 @@ func (d *demo) sealPatrons(ctx context.Context) error {
 	d.secrets = map[string]bool{}
 	rng := rand.New(rand.NewPCG(d.seed, 3))
 	p := newProgress(d.cmd.ErrOrStderr(), "sealing", int64(d.lib.Patrons()))
-	done, err := dir.Import(ctx, jobCall("integration", "sync"), 0, func(yield func(patron.Profile, error) bool) {
+	done, err := dir.Import(ctx, jobCall("integration", "sync"), patron.Source{}, func(yield func(patron.Profile, error) bool) {
 		n := 0
 		for a := range d.lib.Accounts() {
 			n++

@@ -184,7 +184,7 @@ func (f *importFile) savePage(ctx context.Context, accounts *sqlite.Circulation,
 	if err != nil {
 		return patron.Imported{}, err
 	}
-	done, err := dir.Import(ctx, jobCall("integration", "sync"), 0, func(yield func(patron.Profile, error) bool) {
+	done, err := dir.Import(ctx, jobCall("integration", "sync"), patron.Source{Key: "patron"}, func(yield func(patron.Profile, error) bool) {
 		for i := range rows {
 			if !yield(rows[i].profile, nil) {
 				return

@@ -151,7 +151,7 @@ func crowdOf(from, to int) iter.Seq2[patron.Profile, error] {
 }
 
 func fillPeople(t testing.TB, i *installation, n int) {
-	done, err := i.dir.Import(t.Context(), anybody, 0, crowdOf(0, n), nil)
+	done, err := i.dir.Import(t.Context(), anybody, patron.Source{}, crowdOf(0, n), nil)
 	require.NoError(t, err)
 	require.Equal(t, n, done.Added)
 }
