@@ -24,7 +24,7 @@ type Event struct {
 	Time    time.Time
 	Action  Action
 	Outcome Outcome
-	Why     string // what refused it, as a word: no-right, grant-expired …; empty when it was done
+	Why     string // what refused or undid it, as a word: no-right, grant-expired …; empty when it was done
 
 	Actor   string // reference of the member of staff or the program; empty when a patron acted for themself
 	Role    string // in which they acted

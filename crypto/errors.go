@@ -20,6 +20,12 @@ var (
 	// ErrNoEpoch means that a key was wrapped in an epoch whose key the keyring does not hold (any more).
 	ErrNoEpoch = errors.New("crypto: the keyring has no key for the epoch in which this was wrapped")
 
+	// ErrForeignStore means that the store's keys were wrapped by another keyring: nothing in it would open, and nobody in it be found.
+	ErrForeignStore = errors.New("crypto: the store of keys belongs to another keyring")
+
+	// ErrOldKeyring means that the store was used with a newer state of the keyring: this is an old copy.
+	ErrOldKeyring = errors.New("crypto: this keyring is an old copy: the store knows a newer epoch")
+
 	// ErrLedger means that the erasure ledger is missing, older than the keyring knows it to be, or not as it was written.
 	// Nothing is opened then, because somebody who was forgotten could come back.
 	ErrLedger = errors.New("crypto: the erasure ledger cannot be trusted")

@@ -88,3 +88,19 @@ func syncDirectory(path string) error {
 	}
 	return nil
 }
+
+// openRegular opens a file to read it. Whatever is no file, such as a pipe that nobody writes to, is refused before it can be waited for.
+func openRegular(what, path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fileError(what, path, err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("crypto: %s: a %s is a regular file", path, what)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fileError(what, path, err)
+	}
+	return f, nil
+}

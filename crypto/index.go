@@ -218,6 +218,22 @@ func (k *Keyring) RotateIndex(ctx context.Context, name string) error {
 	})
 }
 
+// ReopenIndexes makes those indexes building again that rows in a store lack the tokens of, which has seen no later change than the one
+// given: it was restored from a backup. Until [Keyring.FinishIndexes], they are not Ready for anybody.
+func (k *Keyring) ReopenIndexes(ctx context.Context, seen uint64) error {
+	return k.change(ctx, func(c *content) (changed bool, err error) {
+		for i := range c.Indexes {
+			if x := &c.Indexes[i]; x.State == indexActive && x.Since > seen {
+				if !changed {
+					c.IndexChange++
+				}
+				x.State, x.Since, changed = indexBuilding, c.IndexChange, true
+			}
+		}
+		return changed, nil
+	})
+}
+
 // FinishIndexes ends the building of indexes, after every row in the store has been written with the tokens of the
 // change given (that of [Indexes.Change]): those that were building become active, and the versions before them are dropped, so that
 // rows have to be written once more to lose the old tokens. It returns whether that is so. If the keyring has changed
@@ -228,12 +244,13 @@ func (k *Keyring) FinishIndexes(ctx context.Context, change uint64) (again bool,
 			again = true
 			return false, nil
 		}
-		built := map[string]bool{}
+		newest, built := map[string]uint32{}, map[string]bool{}
 		for _, x := range c.Indexes {
+			newest[x.Name] = max(newest[x.Name], x.Version)
 			built[x.Name] = built[x.Name] || x.State == indexBuilding
 		}
 		old := len(c.Indexes)
-		c.Indexes = slices.DeleteFunc(c.Indexes, func(x indexKey) bool { return built[x.Name] && x.State == indexActive })
+		c.Indexes = slices.DeleteFunc(c.Indexes, func(x indexKey) bool { return built[x.Name] && x.Version < newest[x.Name] })
 		again = len(c.Indexes) < old
 		changed := again
 		for i := range c.Indexes {

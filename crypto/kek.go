@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"runtime"
 	"strings"
 
@@ -32,17 +31,14 @@ func OpenKEK(path string) (tink.AEAD, error) {
 	if strings.HasPrefix(strings.TrimSpace(path), kekPrefix) {
 		return nil, errors.New("crypto: this is a key, want the path of a key file") // without the path, for that reason
 	}
-	f, err := os.Open(path)
+	f, err := openRegular("key file", path)
 	if err != nil {
-		return nil, fileError("key file", path, err)
+		return nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, fileError("key file", path, err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("crypto: %s: a key file is a regular file", path)
 	}
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%w: %s; chmod 600 it, and think about who has read it", ErrPermissions, path)

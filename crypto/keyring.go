@@ -40,6 +40,7 @@ type Keyring struct {
 	reload sync.Mutex
 	ledger *ledger
 	cache  cache
+	marked atomic.Bool // the store says that it is ours
 }
 
 // keys is what the keyring file holds, made ready for use. It is never changed.
@@ -153,7 +154,7 @@ func encodeKeyring(kek tink.AEAD, id [16]byte, c content) ([]byte, error) {
 
 // OpenKeyring opens a keyring and replays its erasure ledger. The KEK is asked once.
 //
-// Errors: fs.ErrNotExist when there is no keyring, [ErrWrongKEK], [ErrLedger]. Defects of the Config name the field.
+// Errors: fs.ErrNotExist when there is no keyring, [ErrWrongKEK], [ErrLedger], [ErrForeignStore], [ErrOldKeyring]. Defects of the Config name the field.
 func OpenKeyring(ctx context.Context, cfg Config) (*Keyring, error) {
 	switch {
 	case cfg.Path == "":
@@ -178,7 +179,34 @@ func OpenKeyring(ctx context.Context, cfg Config) (*Keyring, error) {
 	if k.ledger, err = openLedger(ledgerPath(cfg.Path), s.id, s.content.Ledger); err != nil {
 		return nil, err
 	}
+	if k.store != nil {
+		if err := k.checkStore(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return k, nil
+}
+
+// mark is the subject whose key says whose a store is: only its keyring can unwrap it.
+const mark Subject = "carrel installation"
+
+// checkStore looks whether the store is another keyring's.
+func (k *Keyring) checkStore(ctx context.Context) error {
+	w, err := k.store.Key(ctx, mark)
+	if errors.Is(err, ErrNoKey) {
+		return nil // nothing was sealed yet
+	} else if err != nil {
+		return err
+	}
+	w.Subject = mark
+	switch _, err := k.state.Load().unwrap(w); {
+	case errors.Is(err, ErrNoEpoch):
+		return fmt.Errorf("%w: %s", ErrOldKeyring, k.path)
+	case err != nil:
+		return fmt.Errorf("%w: %s", ErrForeignStore, k.path)
+	}
+	k.marked.Store(true)
+	return nil
 }
 
 // ID returns the installation's ID: 32 hexadecimal digits that are bound into all that the keyring seals.
@@ -224,12 +252,12 @@ func (k *Keyring) read() (*keys, error) {
 }
 
 func (k *Keyring) readFile() (f keyringFile, err error) {
-	file, err := os.Open(k.path)
+	file, err := openRegular("keyring", k.path)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return f, fmt.Errorf("crypto: keyring %s: %w; without it nothing that it sealed can be opened: restore it, or create one for a new installation", k.path, fs.ErrNotExist)
 		}
-		return f, fileError("keyring", k.path, err)
+		return f, err
 	}
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, maxKeyring))

@@ -50,9 +50,9 @@ func createLedger(path string, id [16]byte) error {
 func openLedger(path string, id [16]byte, mark ledgerMark) (*ledger, error) {
 	now := time.Now()
 	l := &ledger{path: path, id: id, key: hide(mark.Key), header: ledgerHeader(id), dead: map[[16]byte]struct{}{}, asked: now}
-	f, err := os.Open(path)
+	f, err := openRegular("ledger", path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v; restore it: without it people who were forgotten could come back", ErrLedger, fileError("ledger", path, err))
+		return nil, fmt.Errorf("%w: %v; restore it: without it people who were forgotten could come back", ErrLedger, err)
 	}
 	defer f.Close()
 	if err := l.read(f, mark.Count, mark.Head); err != nil {
@@ -74,8 +74,11 @@ func (l *ledger) read(f io.ReadSeeker, number uint64, head []byte) error {
 		return fileError("ledger", l.path, err)
 	}
 	for in := bufio.NewReaderSize(f, 64<<10); ; {
-		line, err := in.ReadString('\n')
-		if errors.Is(err, io.EOF) {
+		raw, err := in.ReadSlice('\n')
+		line := string(raw)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			return l.untrusted("line %d does not end", l.count+2)
+		} else if errors.Is(err, io.EOF) {
 			if l.at == 0 {
 				return l.untrusted("it has no header")
 			}

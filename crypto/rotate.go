@@ -139,6 +139,9 @@ func (k *Keyring) rewrap(ctx context.Context, s *keys, page []WrappedKey, r *Rot
 		return 0, err
 	}
 	r.Rewrapped += len(changes) - len(refused)
+	if slices.ContainsFunc(changes, func(c KeyChange) bool { return c.Key.Subject == mark }) && !slices.Contains(refused, mark) {
+		r.Rewrapped-- // it is nobody's
+	}
 	return len(refused), nil
 }
 

@@ -17,10 +17,14 @@ func checkSubject(s Subject) error {
 }
 
 // CreateKeys draws keys for new subjects and stores them, all in one transaction of the store. A subject that has a key
-// keeps it. One that was shredded gets none: [ErrShredded].
+// keeps it. One that was shredded gets none: [ErrShredded]. The first call, which may be for nobody, marks the store as this keyring's, so
+// that another one is refused when it is opened with that store.
 func (k *Keyring) CreateKeys(ctx context.Context, subjects ...Subject) error {
 	if k.store == nil {
 		return ErrNoStore
+	}
+	if err := k.markStore(ctx); err != nil {
+		return err
 	}
 	// Another process may have shredded one of them.
 	asked, err := k.ledger.refresh()
@@ -90,6 +94,28 @@ func (k *Keyring) CreateKeys(ctx context.Context, subjects ...Subject) error {
 	}
 	_, err = k.rewrap(ctx, now, created, new(Rotation))
 	return err
+}
+
+// markStore puts the key in that says whose the store is, and looks again if somebody else did so meanwhile.
+func (k *Keyring) markStore(ctx context.Context) error {
+	if k.marked.Load() {
+		return nil
+	}
+	raw := newKey(keySize)
+	defer clear(raw)
+	w, err := k.state.Load().wrap(mark, raw)
+	if err != nil {
+		return err
+	}
+	lost, err := k.store.PutKeys(ctx, []KeyChange{{Key: w}})
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
+		return k.checkStore(ctx)
+	}
+	k.marked.Store(true)
+	return nil
 }
 
 // wrap seals a subject key under the current epoch.

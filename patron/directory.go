@@ -39,7 +39,7 @@ type Directory struct {
 }
 
 // Borrowers is the name of the pseudonyms ([crypto.Keyring.Pseudonyms]) by which circulation records name their borrowers. The
-// reference behind one is the patron's ID or any of their identifiers.
+// reference behind one is the patron's ID, or an identifier as [Reference] writes it.
 const Borrowers = "borrower"
 
 // New returns a directory. It neither creates keys nor tables.
@@ -133,6 +133,8 @@ type act struct {
 	at    time.Time
 	event audit.Event
 	may   access.Decision
+
+	recorded bool // as done
 }
 
 // begin asks access. Whatever comes of it is recorded by done, refuse or missing.
@@ -199,17 +201,22 @@ func (a *act) refuseFor(ctx context.Context, why string, cause error) error {
 	return denied
 }
 
-// missing records that nobody was found.
+// missing records that nobody was found. If it cannot be recorded, not even that is told.
 func (a *act) missing(ctx context.Context) error {
 	a.event.Outcome, a.event.Subjects, a.event.Count = audit.NotFound, nil, 0
 	a.about(a.call.Self)
-	return errors.Join(ErrNotFound, a.record(ctx))
+	if err := a.record(ctx); err != nil {
+		return err
+	}
+	return ErrNotFound
 }
 
 // done records what is about to be done. With an error it must not be done.
 func (a *act) done(ctx context.Context) error {
 	a.event.Outcome = audit.Done
-	return a.record(ctx)
+	err := a.record(ctx)
+	a.recorded = err == nil
+	return err
 }
 
 // undone records that what was allowed was not done after all, and returns why. The time for that is bounded: what matters is
@@ -218,7 +225,12 @@ func (a *act) undone(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	a.event.Outcome = audit.Failed
-	return errors.Join(err, a.record(ctx))
+	if failed := a.record(ctx); failed != nil && !a.recorded {
+		return failed // then nothing is known of it, and nothing is told
+	} else if failed != nil {
+		return errors.Join(err, failed)
+	}
+	return err
 }
 
 // ErrNotRecorded means that the trail could not be written, and so nothing was revealed or changed.

@@ -332,7 +332,7 @@ func TestResolve(t *testing.T) {
 	w, foreign := newWorld(t), newWorld(t)
 	ctx := context.Background()
 	id := w.create(person("99 99"))
-	for _, reference := range []string{id.String(), "9999", " 99 99"} {
+	for _, reference := range []string{id.String(), "barcode:9999", "barcode: 99 99"} {
 		got, err := w.Resolve(ctx, anyone, w.token(reference))
 		require.NoError(t, err)
 		require.Equal(t, id, got)
@@ -340,7 +340,7 @@ func TestResolve(t *testing.T) {
 		require.Equal(t, audit.Resolve, e[len(e)-1].Action)
 		require.Equal(t, []audit.Subject{{ID: id.Subject()}}, e[len(e)-1].Subjects)
 	}
-	for _, token := range []string{"", "cp", id.String(), "9999", foreign.token(id.String()), w.token(NewID().String()), w.token(""), w.token("nobody"), w.token("9999") + "A"} {
+	for _, token := range []string{"", "cp", id.String(), "9999", foreign.token(id.String()), w.token(NewID().String()), w.token(""), w.token("nobody"), w.token("barcode:nobody"), w.token("9999"), w.token("username:9999"), w.token("barcode:9999") + "A"} {
 		got, err := w.Resolve(ctx, anyone, token)
 		require.ErrorIs(t, err, ErrNotFound)
 		require.Zero(t, got)
@@ -351,7 +351,7 @@ func TestResolve(t *testing.T) {
 	// An external number may have the form of an ID.
 	external := NewID().String()
 	id = w.create(person(external))
-	got, err := w.Resolve(ctx, anyone, w.token(external))
+	got, err := w.Resolve(ctx, anyone, w.token(Reference("barcode", external)))
 	require.NoError(t, err)
 	require.Equal(t, id, got)
 }

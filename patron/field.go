@@ -46,7 +46,7 @@ var fieldTable = [access.SegmentCount][]Field{
 	},
 	access.Addresses: {
 		{Name: "street", Masked: "words of two letters and more without a digit", mask: maskStreet},
-		{Name: "extra"},
+		{Name: "extra", low: true},
 		{Name: "city", low: true, Masked: "all", mask: maskNothing},
 		{Name: "region", low: true, Masked: "all", mask: maskNothing},
 		{Name: "postcode", low: true, Masked: "the first three characters of five or more", mask: maskPostcode},
@@ -133,6 +133,9 @@ func maskName(s string) string { return maskFirst(s) }
 // maskFirst shows the first letter of a text that has more than one.
 func maskFirst(s string) string {
 	r, n := utf8.DecodeRuneInString(s)
+	if unicode.In(r, unicode.Han, unicode.Hangul, unicode.Hiragana, unicode.Katakana) {
+		return hidden // there the first character is half of the name, or all of the surname
+	}
 	if !isLetter(r) || !strings.ContainsFunc(s[n:], isLetter) {
 		return hidden
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/carrel-project/carrel/access"
 	"github.com/carrel-project/carrel/audit"
@@ -128,7 +129,12 @@ func (d *Directory) Resolve(ctx context.Context, call Call, token string) (ID, e
 	return ids[0], nil
 }
 
-// byReference finds a patron by ID or by identifier.
+// Reference returns what a borrower token of a patron is made of who is known by an identifier of a type, and whose ID is not at hand:
+// to make tokens for an export of another system, whose records name borrowers by its own numbers. The identifier is normalized, so that one
+// person has one token however their number is written.
+func Reference(use string, identifier string) string { return use + ":" + Normalize(identifier) }
+
+// byReference finds a patron by ID or by an identifier of one type: that somebody else has the same text as a bar code does not matter.
 func (d *Directory) byReference(ctx context.Context, reference crypto.Secret) ([]ID, error) {
 	if id, err := ParseID(reference.Reveal()); err == nil {
 		switch _, err := d.cfg.Store.Get(ctx, id); {
@@ -137,8 +143,32 @@ func (d *Directory) byReference(ctx context.Context, reference crypto.Secret) ([
 		case !errors.Is(err, ErrNotFound):
 			return nil, err
 		}
+		return nil, nil
 	}
-	return d.byIdentifier(ctx, reference)
+	use, identifier, ok := strings.Cut(reference.Reveal(), ":")
+	if !ok {
+		return nil, nil
+	}
+	ids, err := d.byIdentifier(ctx, crypto.NewSecret(identifier))
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	row, err := d.cfg.Store.Get(ctx, ids[0])
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	p, err := d.open(ctx, row, access.SetOf(access.Identifiers))
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(p.Identifiers, func(i Identifier) bool {
+		return i.Use == use && Normalize(i.Value.Reveal()) == Normalize(identifier)
+	}) {
+		return nil, nil
+	}
+	return ids, nil
 }
 
 func (d *Directory) byIdentifier(ctx context.Context, identifier crypto.Secret) ([]ID, error) {
@@ -204,21 +234,33 @@ func (d *Directory) indexes(ctx context.Context) (*crypto.Indexes, error) {
 	if d.checked.Load() == x {
 		return x, nil
 	}
-	found, err := d.cfg.Store.Find(ctx, nil)
+	old, _, err := d.tooOld(ctx, x)
 	if err != nil {
 		return nil, err
 	}
-	if found.Indexed < x.Since() {
-		rows, err := d.cfg.Store.Rows(ctx, Query{Limit: 1})
-		if err != nil {
+	if old {
+		return nil, ErrOldDatabase
+	}
+	if !x.Ready(crypto.IndexIdentifier) { // a Reindex of an old database is under way, or was interrupted
+		if x, err = d.cfg.Keys.RefreshIndexes(); err != nil {
 			return nil, err
 		}
-		if len(rows) > 0 { // else it is a new one
-			return nil, ErrOldDatabase
+		if !x.Ready(crypto.IndexIdentifier) {
+			return nil, ErrNotReady
 		}
 	}
 	d.checked.Store(x)
 	return x, nil
+}
+
+// tooOld reports whether the store lacks tokens that are looked up by, and the change that it has seen.
+func (d *Directory) tooOld(ctx context.Context, x *crypto.Indexes) (old bool, seen uint64, err error) {
+	found, err := d.cfg.Store.Find(ctx, nil)
+	if err != nil || found.Indexed >= x.Since() {
+		return false, found.Indexed, err
+	}
+	rows, err := d.cfg.Store.Rows(ctx, Query{Limit: 1})
+	return len(rows) > 0, found.Indexed, err // else it is a new one
 }
 
 // newer returns index keys that are newer than the ones given.

@@ -196,8 +196,7 @@ func (in *importing) batch(ctx context.Context) (n int, err error) {
 
 // isRefusal reports whether an error concerns one patron, so that the others can go on.
 func isRefusal(err error) bool {
-	return errors.Is(err, ErrDuplicate) || errors.Is(err, errUnfit) || errors.Is(err, errSegment) ||
-		errors.Is(err, crypto.ErrShredded) || errors.Is(err, crypto.ErrNotAuthentic) || errors.Is(err, crypto.ErrNoKey)
+	return errors.Is(err, ErrDuplicate) || errors.Is(err, errUnfit) || errors.Is(err, crypto.ErrShredded) || isDamage(err)
 }
 
 // owners finds whose the identifiers are of those that wait: of the first n, no two of whom share one or are the same patron.
@@ -255,6 +254,15 @@ func (in *importing) owners(ctx context.Context) (owners [][]ID, n int, err erro
 	}
 }
 
+// errMoved refuses to write one patron's data into another's record because a token was hung on it in the database.
+var errMoved = fmt.Errorf("%w: the row that is found by this identifier does not have it", crypto.ErrNotAuthentic)
+
+func sharesIdentifier(a, b []Identifier) bool {
+	return slices.ContainsFunc(a, func(x Identifier) bool {
+		return slices.ContainsFunc(b, func(y Identifier) bool { return Normalize(x.Value.Reveal()) == Normalize(y.Value.Reveal()) })
+	})
+}
+
 var errUnfit = errors.New("patron: together with what is there it is no patron")
 
 // one works out what becomes of one profile.
@@ -280,6 +288,9 @@ func (in *importing) one(ctx context.Context, w incoming, owners []ID) (writing,
 	there, err := in.d.open(ctx, row, access.SetOf(access.Identifiers))
 	if err != nil {
 		return writing{}, err
+	}
+	if !sharesIdentifier(there.Identifiers, w.profile.Identifiers) {
+		return writing{}, errMoved
 	}
 	if !sameKey(in.source.Key, there.Identifiers, w.profile.Identifiers) {
 		return writing{}, ErrDuplicate

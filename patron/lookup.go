@@ -26,7 +26,7 @@ type place struct {
 // NewLookup declares an index over fields, each written as segment.field ("emails.address", "names.last", "birth.date"; see
 // [Fields]). What has few values, or some that are frequent, is refused by itself with [crypto.ErrLowEntropy]: a name, a birth
 // date, a postcode; how often each token occurs would give it away. It is accepted together with a field that has many values; a last
-// name counts as one when another field stands beside it. A field is named once.
+// name counts as one beside a birth date. A field is named once.
 func NewLookup(name string, fields ...string) (Lookup, error) {
 	if name == crypto.IndexIdentifier {
 		return Lookup{}, fmt.Errorf("patron: the lookup %s is there always", name)
@@ -59,7 +59,7 @@ func NewLookup(name string, fields ...string) (Lookup, error) {
 		}
 		declared = append(declared, crypto.Field{Name: f, LowEntropy: low})
 	}
-	if names > 0 && len(fields) > 1 {
+	if names > 0 && slices.Contains(l.of, place{access.Birth, 0}) {
 		for i := range declared {
 			if l.of[i].segment == access.Names {
 				declared[i].LowEntropy = false

@@ -67,9 +67,13 @@ func isASCII(s string) bool {
 // visible leaves out white space and what is not seen.
 func visible(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsSpace(r) || unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) {
+		if blank(r) || unicode.IsSpace(r) || unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) {
 			return -1
 		}
 		return r
 	}, s)
 }
+
+// blank reports characters that are not seen, or stand for something that is not there, though Unicode counts them as symbols: the empty
+// Braille pattern, the object replacement character, the null note head.
+func blank(r rune) bool { return r == 0x2800 || r == 0xFFFC || r == 0x1D159 }

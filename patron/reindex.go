@@ -18,6 +18,9 @@ const reindexPage = 500
 // number of rows written so far. A row gets a new version, so that somebody who is about to change it sees an
 // [ErrConflict].
 //
+// A row that cannot be opened is left as it is, and reported by ID, in an error, when all others are done. If the database is older than the
+// keyring ([ErrOldDatabase]), nobody is looked up and nothing is written by anybody until it is done: [ErrNotReady].
+//
 // It needs the right to reindex. It reveals nothing to its caller.
 func (d *Directory) Reindex(ctx context.Context, call Call, progress func(rows int)) error {
 	a, err := d.begin(ctx, call, audit.Reindex, ID{})
@@ -35,39 +38,68 @@ func (d *Directory) Reindex(ctx context.Context, call Call, progress func(rows i
 			return err
 		}
 	}
-	rows := 0
+	if err := d.reopen(ctx); err != nil {
+		return err
+	}
+	r := &reindexing{d: d, progress: progress}
 	for {
-		x, err := d.cfg.Keys.RefreshIndexes()
-		if err != nil {
+		if r.x, err = d.cfg.Keys.RefreshIndexes(); err != nil {
 			return err
 		}
 		// From here on the store refuses whoever does not know these keys, so that no row falls behind us.
-		if err := d.cfg.Store.Write(ctx, Batch{Indexed: x.Change()}); errors.Is(err, ErrStaleIndexes) {
-			if _, err = d.newer(x); err != nil {
+		if err := d.cfg.Store.Write(ctx, Batch{Indexed: r.x.Change()}); errors.Is(err, ErrStaleIndexes) {
+			if _, err = d.newer(r.x); err != nil {
 				return err
 			}
 			continue
 		} else if err != nil {
 			return err
 		}
-		if err := d.reindexAll(ctx, x, &rows, progress); errors.Is(err, ErrStaleIndexes) { // rotated once more meanwhile
+		if err := r.all(ctx); errors.Is(err, ErrStaleIndexes) { // rotated once more meanwhile
 			continue
 		} else if err != nil {
 			return err
 		}
-		again, err := d.cfg.Keys.FinishIndexes(ctx, x.Change())
-		if err != nil || !again {
+		again, err := d.cfg.Keys.FinishIndexes(ctx, r.x.Change())
+		if err != nil {
 			return err
+		}
+		if !again {
+			return r.damage
 		}
 	}
 }
 
-// reindexAll rewrites rows until none is left that was written with older keys.
-func (d *Directory) reindexAll(ctx context.Context, x *crypto.Indexes, rows *int, progress func(int)) error {
+// reopen tells all processes, in the keyring, that the indexes are not complete, when the store is older than they are. They look nobody up
+// and give nobody an identifier until they are again, whatever becomes of this process.
+func (d *Directory) reopen(ctx context.Context) error {
+	x, err := d.cfg.Keys.RefreshIndexes()
+	if err != nil {
+		return err
+	}
+	old, seen, err := d.tooOld(ctx, x)
+	if err != nil || !old {
+		return err
+	}
+	return d.cfg.Keys.ReopenIndexes(ctx, seen)
+}
+
+// reindexing is a Reindex under way.
+type reindexing struct {
+	d        *Directory
+	x        *crypto.Indexes
+	rows     int
+	damage   error // rows that cannot be opened
+	progress func(int)
+}
+
+// all rewrites rows until none is left that was written with older keys and can be opened.
+func (r *reindexing) all(ctx context.Context) error {
 	for {
-		passed, after := 0, ID{}
+		r.damage = nil
+		before, after := r.rows, ID{}
 		for {
-			page, err := d.cfg.Store.Rows(ctx, Query{IndexedBefore: x.Change(), After: after, Limit: reindexPage})
+			page, err := r.d.cfg.Store.Rows(ctx, Query{IndexedBefore: r.x.Change(), After: after, Limit: reindexPage})
 			if err != nil {
 				return err
 			}
@@ -75,52 +107,66 @@ func (d *Directory) reindexAll(ctx context.Context, x *crypto.Indexes, rows *int
 				break
 			}
 			after = page[len(page)-1].ID
-			passed += len(page)
-			if err := d.reindexPage(ctx, x, page); err != nil {
+			if err := r.page(ctx, page); err != nil {
 				return err
 			}
-			*rows += len(page)
-			if progress != nil {
-				progress(*rows)
+			if r.progress != nil {
+				r.progress(r.rows)
 			}
 		}
-		if passed == 0 {
+		if r.rows == before {
 			return nil
 		}
 	}
 }
 
-func (d *Directory) reindexPage(ctx context.Context, x *crypto.Indexes, page []Row) error {
-	batch := Batch{Indexed: x.Change()}
-	indexed, err := d.indexed(x)
+// page writes rows anew. One that cannot be opened is left as it is, with its old tokens, and is not found until it can be.
+func (r *reindexing) page(ctx context.Context, page []Row) error {
+	d := r.d
+	batch := Batch{Indexed: r.x.Change()}
+	indexed, err := d.indexed(r.x)
 	if err != nil {
 		return err
 	}
 	for _, row := range page {
 		p, err := d.open(ctx, row, indexed)
 		next := row
-		next.Version, next.Indexed, next.Tokens, next.Lookups = row.Version+1, x.Change(), nil, nil
+		next.Version, next.Indexed, next.Tokens, next.Lookups = row.Version+1, r.x.Change(), nil, nil
 		switch {
 		case err == nil:
-			if next.Tokens, next.Lookups, err = d.tokens(x, &p); err != nil {
+			if next.Tokens, next.Lookups, err = d.tokens(r.x, &p); err != nil {
 				return fmt.Errorf("patron: %v: %w", row.ID, err)
 			}
-		case !errors.Is(err, crypto.ErrShredded): // who was forgotten is not to be found
+		case errors.Is(err, crypto.ErrShredded): // who was forgotten is not to be found
+		case isDamage(err):
+			r.damage = errors.Join(r.damage, fmt.Errorf("patron: %v: %w", row.ID, err))
+			continue
+		default:
 			return fmt.Errorf("patron: %v: %w", row.ID, err)
 		}
 		batch.Writes = append(batch.Writes, Write{Row: next, Old: row.Version})
 	}
+	if len(batch.Writes) == 0 {
+		return nil
+	}
 	err = d.cfg.Store.Write(ctx, batch)
 	if errors.Is(err, ErrConflict) && len(page) > 1 { // one of them changed: only that has to wait for the next pass
 		for i := range page {
-			if err := d.reindexPage(ctx, x, page[i:i+1]); err != nil {
+			if err := r.page(ctx, page[i:i+1]); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
 	if errors.Is(err, ErrConflict) {
-		return nil // the next pass sees
+		r.rows++ // the next pass sees
+		return nil
 	}
+	r.rows += len(batch.Writes)
 	return err
+}
+
+// isDamage reports whether an error concerns one row, and no other.
+func isDamage(err error) bool {
+	return errors.Is(err, errSegment) || errors.Is(err, crypto.ErrNotAuthentic) || errors.Is(err, crypto.ErrNoKey)
 }

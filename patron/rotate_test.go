@@ -168,12 +168,45 @@ func TestOldDatabase(t *testing.T) {
 	require.ErrorIs(t, err, ErrOldDatabase)
 	_, err = restored.Import(ctx, anyone, Source{}, one(person("1")), nil)
 	require.ErrorIs(t, err, ErrOldDatabase)
+
+	// One that is interrupted leaves everybody refused, here and in other processes, until it is done.
+	other := w.again()
+	w.store.hooked(func(op string) error {
+		if op == "rows" {
+			return errors.New("killed")
+		}
+		return nil
+	})
+	require.Error(t, restored.keys.RotateIndex(canceled(), crypto.IndexIdentifier))
+	require.Error(t, restored.Reindex(ctx, anyone, nil))
+	w.store.hooked(func(op string) error {
+		if op == "rows" && w.store.indexed > 2 {
+			return errors.New("killed")
+		}
+		return nil
+	})
+	require.Error(t, restored.Reindex(ctx, anyone, nil))
+	w.store.hooked(nil)
+	for _, d := range []*world{restored, other, w.again()} {
+		_, err = d.Find(ctx, anyone, secret("1"))
+		require.ErrorIs(t, err, ErrNotReady)
+		_, err = d.Create(ctx, anyone, person("1"))
+		require.ErrorIs(t, err, ErrNotReady)
+		_, err = d.Import(ctx, anyone, Source{}, one(person("1")), nil)
+		require.ErrorIs(t, err, ErrNotReady)
+	}
 	require.NoError(t, restored.Reindex(ctx, anyone, nil))
 	found, err := restored.Find(ctx, anyone, secret("1"))
 	require.NoError(t, err)
 	require.Equal(t, id, found)
 	_, err = restored.Create(ctx, anyone, person("1"))
 	require.ErrorIs(t, err, ErrDuplicate)
+}
+
+func canceled() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
 }
 
 // Keys are rotated, again and again, while others create, change and look up through two processes' directories. Whoever was created and

@@ -227,6 +227,9 @@ func (d *Directory) put(ctx context.Context, list []writing) error {
 		return err
 	}
 	for {
+		if !x.Ready(crypto.IndexIdentifier) {
+			return ErrNotReady
+		}
 		indexed, err := d.indexed(x)
 		if err != nil {
 			return err

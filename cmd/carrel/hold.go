@@ -94,12 +94,12 @@ func (h *holdFlags) borrowers(cmd *cobra.Command) ([]circulation.Borrower, error
 }
 
 // sealed returns the pseudonyms by which the database knows borrowers.
-func (h *holdFlags) sealed(ctx context.Context, borrowers []circulation.Borrower) ([]circulation.Borrower, error) {
+func (h *holdFlags) sealed(ctx context.Context, d *database, borrowers []circulation.Borrower) ([]circulation.Borrower, error) {
 	files, err := findKeys(h.keys, h.dsn)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := files.open(ctx, nil)
+	keys, err := files.open(ctx, sqlite.NewKeys(d.db))
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ database has no record yet is accepted, because they may be imported later, and 
 				return errors.New("--until: that time has passed; the hold would protect nothing")
 			}
 			return withDatabase(cmd.Context(), h.dsn, readWrite, func(d *database) error {
-				borrowers, err := h.sealed(cmd.Context(), borrowers)
+				borrowers, err := h.sealed(cmd.Context(), d, borrowers)
 				if err != nil {
 					return err
 				}
@@ -210,7 +210,7 @@ func newHoldRelease() *cobra.Command {
 				return err
 			}
 			return withDatabase(cmd.Context(), h.dsn, readWrite, func(d *database) error {
-				borrowers, err := h.sealed(cmd.Context(), borrowers)
+				borrowers, err := h.sealed(cmd.Context(), d, borrowers)
 				if err != nil {
 					return err
 				}

@@ -267,8 +267,8 @@ func (f *importFile) noteIgnored(keys []string) {
 		for _, s := range f.sources {
 			used = used || s.column == key
 		}
-		if !used && f.rows.header == nil && !isColumnName(key) {
-			key = "(a key that is no column name)"
+		if !used && key != "" && !isColumnName(key) {
+			key = "(a name that no column would have)"
 		}
 		if !used && key != "" && len(f.ignored) < 1000 {
 			f.ignored[key] = true
@@ -466,6 +466,10 @@ func importAll(cmd *cobra.Command, flags importFlags, imports []*importFile) err
 			return fmt.Errorf("%w (%s before it are in; importing them again does no harm)", err, strings.Join(done, ", "))
 		}
 		report.Files = append(report.Files, f.report(saved))
+	}
+	if err := keys.CreateKeys(cmd.Context()); err != nil { // for nobody: the database now is this keyring's
+		d.close()
+		return keyProblem(err)
 	}
 	if err := d.close(); err != nil {
 		return err

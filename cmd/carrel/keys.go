@@ -100,13 +100,19 @@ func (e rewordedError) Unwrap() error { return e.err }
 
 // open opens the keyring with the store of subject keys in a database.
 func (f keyFiles) open(ctx context.Context, store crypto.KeyStore) (*crypto.Keyring, error) {
+	if !f.exists() {
+		return nil, fmt.Errorf("%s: there is no keyring; say where it is with --keys or CARREL_KEYS, or make one for a new database with carrel keys init", f.keyring)
+	}
 	kek, err := f.openKEK()
 	if err != nil {
 		return nil, err
 	}
 	k, err := crypto.OpenKeyring(ctx, crypto.Config{Path: f.keyring, KEK: kek, Store: store})
-	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, crypto.ErrLedger) {
-		return nil, fmt.Errorf("%s: there is no keyring; say where it is with --keys, or make one for a new database with carrel keys init", f.keyring)
+	switch {
+	case errors.Is(err, crypto.ErrForeignStore):
+		return nil, fmt.Errorf("%s: is not the keyring of this database; say which is with --keys or CARREL_KEYS", f.keyring)
+	case errors.Is(err, crypto.ErrOldKeyring):
+		return nil, fmt.Errorf("%s: is an old copy of this database's keyring; find the newest", f.keyring)
 	}
 	return k, keyProblem(err)
 }
@@ -284,7 +290,8 @@ func (d *database) keysReport(ctx context.Context, f keyFiles, k *crypto.Keyring
 	r = keysReport{Keyring: f.keyring, ID: s.ID, Generation: s.Generation, Rotating: s.Rotating, Shredded: s.Shredded}
 	for _, e := range s.Epochs {
 		one := epochReport{Epoch: e.Number, Created: e.Created.UTC().Format(time.RFC3339), Current: e.Current}
-		if err := d.db.QueryRowContext(ctx, "SELECT count(*) FROM subject_keys WHERE epoch = ?", int64(e.Number)).Scan(&one.Keys); err != nil {
+		// Patrons' IDs: the keyring keeps a key of its own there, too.
+		if err := d.db.QueryRowContext(ctx, "SELECT count(*) FROM subject_keys WHERE epoch = ? AND length(subject) = 36", int64(e.Number)).Scan(&one.Keys); err != nil {
 			return r, d.refused(ctx, err)
 		}
 		r.Epochs = append(r.Epochs, one)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nyaruka/phonenumbers"
 
+	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/patron"
@@ -151,13 +152,21 @@ func (f *importFile) savePatrons(ctx context.Context, d *database, flags importF
 	if err == nil && f.bad > 0 {
 		err = errBadRows
 	}
-	if err != nil {
-		return circulation.Saved{}, err
+	if err == nil {
+		if err = tx.Commit(); err != nil {
+			err = d.refused(ctx, err)
+		}
 	}
-	if err := tx.Commit(); err != nil {
-		return circulation.Saved{}, d.refused(ctx, err)
+	if err == nil {
+		return saved, nil
 	}
-	return saved, nil
+	if saved.Added+saved.Updated > 0 { // which the trail believes done
+		undone := audit.Event{Time: time.Now(), Action: audit.Import, Outcome: audit.Failed, Why: "rolled-back", Actor: "carrel", Role: "integration", Purpose: "sync", Channel: audit.CLI, Count: saved.Added + saved.Updated}
+		if terr := (&trail{path: flags.trail(d)}).Record(context.WithoutCancel(ctx), undone); terr != nil {
+			return circulation.Saved{}, fmt.Errorf("%w; and the audit file cannot be written", err)
+		}
+	}
+	return circulation.Saved{}, err
 }
 
 // patronsIn opens the directory within a transaction.

@@ -24,7 +24,7 @@ func newSealer(keys *crypto.Keyring) (*sealer, error) {
 	return s, err
 }
 
-// borrower returns the pseudonym of a borrower, and nobody for nobody.
+// borrower returns the pseudonym of a borrower, by the number that the library system has for them, and nobody for nobody.
 func (s *sealer) borrower(reference string) (circulation.Borrower, error) {
 	if reference == "" {
 		return "", nil
@@ -32,7 +32,7 @@ func (s *sealer) borrower(reference string) (circulation.Borrower, error) {
 	if b, ok := s.known[reference]; ok {
 		return b, nil
 	}
-	token, err := s.borrowers.Token(reference)
+	token, err := s.borrowers.Token(patron.Reference("patron", reference))
 	if err != nil {
 		return "", err
 	}

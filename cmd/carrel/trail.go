@@ -106,6 +106,9 @@ func (t *trail) seal(ctx context.Context, s audit.Subject) ([]byte, error) {
 func (t *trail) append(line []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if info, err := os.Stat(t.path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: is no regular file", t.path) // a pipe would be waited for
+	}
 	f, err := os.OpenFile(t.path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.path, reason(err))
@@ -120,6 +123,8 @@ func (t *trail) append(line []byte) error {
 	return nil
 }
 
+const trailStart = `{"time":"` // of every line
+
 // writeLine keeps lines apart: after a crash or on a full disk the file may end in half of one.
 func writeLine(f *os.File, line []byte) error {
 	info, err := f.Stat()
@@ -127,7 +132,13 @@ func writeLine(f *os.File, line []byte) error {
 		return err
 	}
 	if size := info.Size(); size > 0 {
-		last := make([]byte, 1)
+		first, last := make([]byte, min(size, int64(len(trailStart)))), make([]byte, 1)
+		if _, err := f.ReadAt(first, 0); err != nil {
+			return err
+		}
+		if string(first) != trailStart[:len(first)] {
+			return errors.New("is something else than an audit file, and was left alone")
+		}
 		if _, err := f.ReadAt(last, size-1); err != nil {
 			return err
 		}

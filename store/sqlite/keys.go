@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math"
 
 	"github.com/carrel-project/carrel/crypto"
 )
@@ -19,14 +20,24 @@ func NewKeys(db DB) *Keys { return &Keys{db: db} }
 // Key implements crypto.KeyStore.
 func (k *Keys) Key(ctx context.Context, subject crypto.Subject) (crypto.WrappedKey, error) {
 	w := crypto.WrappedKey{Subject: subject}
-	err := k.db.QueryRowContext(ctx, "SELECT epoch, wrapped FROM subject_keys WHERE subject = ?", string(subject)).Scan(&w.Epoch, &w.Wrapped)
+	var epoch int64
+	err := k.db.QueryRowContext(ctx, "SELECT epoch, wrapped FROM subject_keys WHERE subject = ?", string(subject)).Scan(&epoch, &w.Wrapped)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return crypto.WrappedKey{}, crypto.ErrNoKey
 	case err != nil:
 		return crypto.WrappedKey{}, failed("read a key", err)
 	}
+	w.Epoch = epochOf(epoch)
 	return w, nil
+}
+
+// epochOf returns 0, which is no epoch, for what is none: a damaged row is one that does not open, and stops nobody else's.
+func epochOf(n int64) uint32 {
+	if n < 0 || n > math.MaxUint32 {
+		return 0
+	}
+	return uint32(n)
 }
 
 // PutKeys implements crypto.KeyStore.
@@ -70,7 +81,9 @@ func (k *Keys) OlderKeys(ctx context.Context, before uint32, after crypto.Subjec
 		return nil, failed("read keys", ctx.Err())
 	}
 	var w crypto.WrappedKey
-	err = each(ctx, "read keys", k.db, olderKeys, []any{int64(before), string(after), limit}, []any{&w.Subject, &w.Epoch, &w.Wrapped}, func() error {
+	var epoch int64
+	err = each(ctx, "read keys", k.db, olderKeys, []any{int64(before), string(after), limit}, []any{&w.Subject, &epoch, &w.Wrapped}, func() error {
+		w.Epoch = epochOf(epoch)
 		list = append(list, w)
 		return nil
 	})
