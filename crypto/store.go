@@ -21,7 +21,8 @@ type KeyChange struct {
 }
 
 // A KeyStore holds wrapped subject keys in whatever tables the library system already has. Methods are safe for
-// concurrent use, also by several processes, and honor ctx. Errors contain no rows.
+// concurrent use, also by several processes, and honor ctx. Errors contain no rows. A store keeps no slice that it is given and hands out none
+// that it keeps.
 type KeyStore interface {
 	// Key returns the key of a subject, or [ErrNoKey].
 	Key(ctx context.Context, subject Subject) (WrappedKey, error)

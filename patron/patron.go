@@ -11,7 +11,8 @@
 //	fmt.Println(v.Profile.Names[0].Last.Reveal())
 //
 // What the database holds in plain are [Facts]: group, categories, home library, expiry, and the wish about the
-// history. Forgetting a patron is destroying their key ([crypto.Keyring.Shred]).
+// history. Forgetting a patron is destroying their key ([crypto.Keyring.Shred], which asks nobody and records nothing: its caller does);
+// their row and its tokens stay until they are removed through the store, or the next [Directory.Reindex].
 //
 // The package does not authenticate: the caller says who acts. It does not protect from somebody who may call it with any
 // role, nor from one who has database, keyring and key-encryption key.

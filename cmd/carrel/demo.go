@@ -186,7 +186,7 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 	if err := writeNew(r.Page, page, 0o644); err != nil {
 		return r, err
 	}
-	_, err = fmt.Fprintf(d.say, "page:     %s\n\nGo on with it:\n  carrel sweep --db %s --policy %s --dry-run --at %s\n  echo %s | carrel patron show --db %s --identifier-file - --actor me --role patron-services --purpose support\n",
+	_, err = fmt.Fprintf(d.say, "page:     %s\n\nGo on with it, and remove the directory afterwards:\n  carrel sweep --db %s --policy %s --dry-run --at %s\n  echo %s | carrel patron show --db %s --identifier-file - --actor me --role patron-services --purpose support\n",
 		r.Page, r.Database, r.Policy, d.at.AddDate(0, 3, 0).Format(time.DateOnly), d.barcode, r.Database)
 	return r, err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/carrel-project/carrel/access"
 	"github.com/carrel-project/carrel/anonymize"
 	"github.com/carrel-project/carrel/circulation"
 )
@@ -43,14 +44,16 @@ func TestFormatsAreDocumented(t *testing.T) {
 	}
 
 	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(doc, -1)
-	require.Len(t, blocks, 3)
+	require.Len(t, blocks, 4)
 	_, err = anonymize.ParsePolicy([]byte(blocks[0][1]))
 	assert.NoError(t, err)
-	for _, b := range blocks[1:] {
+	for _, b := range blocks[1:3] {
 		_, err = parseMapping([]byte(b[1]))
 		assert.NoError(t, err)
 	}
 	assert.Equal(t, concertoMap, blocks[2][1])
+	_, err = access.ParseMatrix([]byte(blocks[3][1]))
+	assert.NoError(t, err)
 	var r circulation.Record
 	line := regexp.MustCompile(`(?m)^\{"kind":"loan".*"newer_by_borrower".*$`).FindString(doc)
 	assert.NoError(t, circulation.NewRecordParser(nil).Parse([]byte(line), &r))

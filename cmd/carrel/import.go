@@ -54,7 +54,7 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 			if err != nil {
 				return err
 			}
-			if !knownRegion(region) {
+			if region = strings.ToUpper(region); !knownRegion(region) {
 				return fmt.Errorf("%s--phone-region: want a country as two capital letters, as in SE", place(cmd))
 			}
 			var m mapping

@@ -141,9 +141,9 @@ func (f keyFiles) create(stderr io.Writer) error {
 	if err := crypto.CreateKeyring(f.keyring, kek); err != nil {
 		return keyProblem(err)
 	}
-	where := "keep both apart from the database and its backups"
+	where := "keep both apart from the database and its backups, and from each other"
 	if f.beside {
-		where = "they belong elsewhere, apart from the database and its backups: move them and name them with --keys and CARREL_KEK"
+		where = "they belong elsewhere, apart from the database and its backups, and from each other: move them and name them with --keys and CARREL_KEK"
 	}
 	_, err = fmt.Fprintf(stderr, "carrel: made a keyring %s%s; %s. Without them nothing that is sealed can be opened again.\n", oneLine(f.keyring), oneLine(made), where)
 	return err

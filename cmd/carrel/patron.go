@@ -269,9 +269,9 @@ func showPatron(id string, p patron.Profile, levels access.Levels, present *acce
 
 func (s shownPatron) print(out io.Writer) error {
 	t := table{columns: words("SEGMENT LEVEL WHAT")}
-	t.add("", "", s.ID)
+	t.add("id", "", s.ID)
 	for _, f := range [...]struct{ name, value string }{{"group", s.Facts.Group}, {"categories", strings.Join(s.Facts.Categories, ", ")},
-		{"library", s.Facts.Library}, {"expires", s.Facts.Expires}, {"history", s.Facts.History}} {
+		{"library", s.Facts.Library}, {"expires", s.Facts.Expires}, {"history", s.Facts.History}, {"history since", s.Facts.HistorySince}} {
 		if f.value != "" {
 			t.add(f.name, "fact", f.value)
 		}

@@ -1,4 +1,5 @@
-// Package sqlite keeps circulation records in a SQLite database and unlinks them there.
+// Package sqlite keeps circulation records in a SQLite database and unlinks them there, and keeps patrons, sealed, with
+// their wrapped keys: [NewPatrons], [NewKeys], [NewGrants].
 //
 // Open the file with the driver of your choice ([DSN] writes what modernc.org/sqlite wants), bring the
 // schema up to date with the files in [Migrations], and hand the [*sql.DB] to [New]:
@@ -13,6 +14,9 @@
 // pointers are rows of small tables beside it, which unlinking deletes. With the pragmas of [Pragmas] what
 // is deleted is overwritten with zeros; [Circulation.Finish] then empties the write-ahead log, in which
 // copies live on. Backups and snapshots of the file are outside its reach.
+//
+// [Patrons], [Keys] and [Grants] hold nothing that says who somebody is without the keyring. All stores may share a database, and join the
+// caller's transaction.
 //
 // The package imports no driver. It repeats no driver's error text, because drivers put rows into it.
 package sqlite
