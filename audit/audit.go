@@ -97,3 +97,6 @@ const (
 	CLI    Channel = "cli"    // the command line
 	Self   Channel = "self"   // the patron, for themself
 )
+
+// Channels returns all channels: the vocabulary is closed.
+func Channels() []Channel { return []Channel{UI, SIS, API, Linked, Job, CLI, Self} }

@@ -137,7 +137,7 @@ func TestNothingPrints(t *testing.T) {
 	}
 	_, err = w.BreakGlass(ctx, anyone, id, allSegments, secret(canary+" is the long reason"), time.Minute)
 	require.NoError(t, err)
-	pending, err := w.Unreviewed(ctx, Call{Actor: "x", Role: "any", Purpose: "any"})
+	pending, err := w.Unreviewed(ctx, Call{Actor: "x", Role: "any", Purpose: "any", Channel: audit.UI})
 	require.NoError(t, err)
 	require.Contains(t, pending[0].Reason.Reveal(), canary)
 	requireNoCanary(t, pending)

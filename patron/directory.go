@@ -115,6 +115,8 @@ const (
 	whyNotOwn   = "not-own"  // a patron asks for somebody else
 	whyNoActor  = "no-actor" // nobody says that they ask
 	whyApproval = "no-approval"
+
+	whyNoChannel = "no-channel" // not one of audit's
 )
 
 // reachesOne reports whether an action reaches one patron only, so that a patron may do it for themself.
@@ -148,6 +150,9 @@ func (d *Directory) begin(ctx context.Context, call Call, action audit.Action, i
 	a.about(id)
 	if (call.Actor == "") == call.Self.IsZero() { // neither or both
 		return nil, a.refuse(ctx, whyNoActor)
+	}
+	if !slices.Contains(audit.Channels(), call.Channel) {
+		return nil, a.refuse(ctx, whyNoChannel)
 	}
 	if !call.Self.IsZero() && (!id.IsZero() && id != call.Self || !reachesOne(action)) {
 		return nil, a.refuse(ctx, whyNotOwn)

@@ -407,7 +407,7 @@ func TestShredded(t *testing.T) {
 		require.Zero(t, v)
 	}
 	systems := w.again(withAccess(presetMatrix(t)))
-	v, err := systems.View(ctx, Call{Actor: "s", Role: "systems", Purpose: "maintenance"}, gone, 0)
+	v, err := systems.View(ctx, Call{Actor: "s", Role: "systems", Purpose: "maintenance", Channel: audit.UI}, gone, 0)
 	require.ErrorIs(t, err, crypto.ErrShredded, "not even that there was something")
 	require.Zero(t, v)
 	require.ErrorIs(t, w.Update(ctx, anyone, gone, Update{Segments: access.SetOf(access.Names)}), crypto.ErrShredded)

@@ -84,7 +84,7 @@ func TestNoRecordNoReveal(t *testing.T) {
 	p.Birth = secret("1984-02-29")
 	id := w.create(p)
 	require.NoError(t, w.Reindex(ctx, anyone, nil))
-	_, err := w.BreakGlass(ctx, Call{Actor: "other", Role: "any", Purpose: "any"}, id, allSegments, secret("somebody has fainted here"), 0)
+	_, err := w.BreakGlass(ctx, Call{Actor: "other", Role: "any", Purpose: "any", Channel: audit.UI}, id, allSegments, secret("somebody has fainted here"), 0)
 	require.NoError(t, err)
 	snapshot := func() any {
 		w.store.mu.Lock()
@@ -324,7 +324,7 @@ func TestSelf(t *testing.T) {
 	require.Equal(t, []ID{me}, got, "of all patrons, their own record")
 	require.Equal(t, []audit.Subject{{ID: me.Subject()}}, w.trail.take()[0].Subjects)
 
-	for _, nobody := range []Call{{}, {Role: "any", Purpose: "any"}, {Actor: "staff", Self: me}} {
+	for _, nobody := range []Call{{Channel: audit.UI}, {Role: "any", Purpose: "any", Channel: audit.UI}, {Actor: "staff", Self: me, Channel: audit.UI}} {
 		_, err := w.View(ctx, nobody, me, 0)
 		require.ErrorContains(t, err, "no-actor")
 	}
