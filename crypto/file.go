@@ -56,7 +56,7 @@ func replaceFile(path string, data []byte) error {
 func writeTemporary(path string, data []byte) (name string, err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("crypto: %s: there is no directory %s; make it first", path, filepath.Dir(path))
+		return "", fmt.Errorf("crypto: %s: there is no directory %s; make it first: %w", path, filepath.Dir(path), fs.ErrNotExist)
 	}
 	if err != nil {
 		return "", fileError("file", path, err)

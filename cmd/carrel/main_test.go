@@ -53,7 +53,7 @@ func command(t testing.TB, args ...string) *exec.Cmd {
 	program, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(cmp.Or(os.Getenv("CARREL_TEST_BINARY"), program), args...)
-	cmd.Env = append(os.Environ(), "CARREL_TEST_AS_MAIN=1")
+	cmd.Env = append(os.Environ(), "CARREL_TEST_AS_MAIN=1", "CARREL_KEYS=", "CARREL_KEK=")
 	return cmd
 }
 

@@ -93,7 +93,11 @@ func TestNothingPersonalIsStoredInPlain(t *testing.T) {
 			}
 			t.Logf("%d values sought in %d bytes, %d more as whole values", len(sought), len(stored), short)
 			assert.Greater(t, len(sought), 370)
-			for v := range wholeValues(t, db) {
+			values := map[string]bool{}
+			if short > 0 || !raceDetector { // which takes minutes for a large file
+				values = wholeValues(t, db)
+			}
+			for v := range values {
 				if plain[v] && !allowed[v] && v != "" {
 					t.Errorf("%s: a value of %d characters stands in a column", name, len(v))
 				}
