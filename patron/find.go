@@ -68,18 +68,24 @@ func (d *Directory) FindBy(ctx context.Context, call Call, lookup string, values
 
 // lookup returns the lookup of a name: one that there are keys for, or one of the Config that is not built yet.
 func (d *Directory) lookup(name string) (Lookup, error) {
-	x, err := d.cfg.Keys.RefreshIndexes()
+	list, err := d.lookups(d.cfg.Keys.Indexes())
 	if err != nil {
 		return Lookup{}, err
 	}
-	list, err := d.lookups(x)
+	named := func(l Lookup) bool { return l.index.Name() == name }
+	if i := slices.IndexFunc(list, named); i >= 0 {
+		return list[i], nil
+	}
+	x, err := d.cfg.Keys.RefreshIndexes() // another program may have added it
 	if err != nil {
 		return Lookup{}, err
 	}
-	for _, l := range slices.Concat(list, d.cfg.Lookups) {
-		if l.index.Name() == name {
-			return l, nil
-		}
+	if list, err = d.lookups(x); err != nil {
+		return Lookup{}, err
+	}
+	list = slices.Concat(list, d.cfg.Lookups)
+	if i := slices.IndexFunc(list, named); i >= 0 {
+		return list[i], nil
 	}
 	return Lookup{}, errors.New("patron: there is no such lookup")
 }
