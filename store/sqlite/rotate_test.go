@@ -71,6 +71,9 @@ func killed(t *testing.T, path, do string, kills int, within time.Duration, betw
 // 100,000 keys, each of a patron, and 40 kills.
 func TestRotationKilled(t *testing.T) {
 	patrons, kills := 3_000, 6
+	if raceEnabled { // which makes SQLite fifty times slower
+		patrons, kills = 500, 3
+	}
 	if os.Getenv("CARREL_TEST_LONG") != "" {
 		patrons, kills = 100_000, 40
 	}
@@ -118,6 +121,9 @@ func TestRotationKilled(t *testing.T) {
 // created is found, and no identifier is given twice.
 func TestIndexRotationUnderTraffic(t *testing.T) {
 	patrons, kills := 2_000, 5
+	if raceEnabled {
+		patrons, kills = 300, 3
+	}
 	if os.Getenv("CARREL_TEST_LONG") != "" {
 		patrons, kills = 20_000, 40
 	}
