@@ -377,9 +377,14 @@ func (w *whoCan) print(out io.Writer) error {
 }
 
 func newAccessInit() *cobra.Command {
-	var preset, out string
-	var list bool
-	cmd := &cobra.Command{
+	title := func(text []byte) (string, error) {
+		m, err := access.ParseMatrix(text)
+		if err != nil {
+			return "", err
+		}
+		return m.Title(), nil
+	}
+	return presets{names: access.Presets(), text: access.Preset, title: title, usual: defaultAccess}.init(&cobra.Command{
 		Use:   "init",
 		Short: "Write an access file to begin with",
 		Long: `Writes the access file that comes with carrel, to standard output or to a new file, for you to change.
@@ -387,44 +392,5 @@ A file that exists is never overwritten.`,
 		Example: `  carrel access init --list
   carrel access init --out access.yaml
   carrel access init --preset default | carrel access check -`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			names := access.Presets()
-			if list {
-				return listAccessPresets(cmd.OutOrStdout(), names)
-			}
-			if !slices.Contains(names, preset) {
-				return fmt.Errorf("%sno preset %q%s; there are %s", place(cmd), preset, nearest.Hint(preset, names), strings.Join(names, ", "))
-			}
-			text, err := access.Preset(preset)
-			if err != nil {
-				return err
-			}
-			if out == "" || out == "-" {
-				_, err = cmd.OutOrStdout().Write(text)
-				return err
-			}
-			return writeNew(out, text, 0o644)
-		},
-	}
-	cmd.Flags().StringVar(&preset, "preset", defaultAccess, "name of an access file that comes with carrel")
-	cmd.Flags().StringVar(&out, "out", "", "file to write, which must not exist (default standard output)")
-	cmd.Flags().BoolVar(&list, "list", false, "list the presets")
-	return cmd
-}
-
-func listAccessPresets(out io.Writer, names []string) error {
-	t := table{columns: []string{"PRESET", "TITLE"}}
-	for _, name := range names {
-		text, err := access.Preset(name)
-		if err != nil {
-			return err
-		}
-		m, err := access.ParseMatrix(text)
-		if err != nil {
-			return fileProblem("preset "+name, err)
-		}
-		t.add(name, m.Title())
-	}
-	return t.print(out)
+	}, "an access file")
 }

@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/carrel-project/carrel/anonymize"
-	"github.com/carrel-project/carrel/internal/nearest"
 )
 
 func newPolicy() *cobra.Command {
@@ -168,9 +165,14 @@ func plural(n int, word string) string {
 }
 
 func newPolicyInit() *cobra.Command {
-	var preset, out string
-	var list bool
-	cmd := &cobra.Command{
+	title := func(text []byte) (string, error) {
+		p, err := anonymize.ParsePolicy(text)
+		if err != nil {
+			return "", err
+		}
+		return p.Title(), nil
+	}
+	return presets{names: anonymize.Presets(), text: anonymize.Preset, title: title}.init(&cobra.Command{
 		Use:   "init --preset NAME",
 		Short: "Write a policy to begin with",
 		Long: `Writes one of the policies that come with carrel, to standard output or to a new file, for you to change.
@@ -178,50 +180,7 @@ A file that exists is never overwritten.`,
 		Example: `  carrel policy init --list
   carrel policy init --preset strict
   carrel policy init --preset carli --out policy.yaml`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			names := anonymize.Presets()
-			if list {
-				return listPresets(cmd.OutOrStdout(), names)
-			}
-			if !slices.Contains(names, preset) {
-				what := fmt.Sprintf("no preset %q%s", preset, nearest.Hint(preset, names))
-				if preset == "" {
-					what = "--preset is missing"
-				}
-				return fmt.Errorf("%s%s; there are %s", place(cmd), what, strings.Join(names, ", "))
-			}
-			text, err := anonymize.Preset(preset)
-			if err != nil {
-				return err
-			}
-			if out == "" || out == "-" {
-				_, err = cmd.OutOrStdout().Write(text)
-				return err
-			}
-			return writeNew(out, text, 0o644)
-		},
-	}
-	cmd.Flags().StringVar(&preset, "preset", "", "name of a policy that comes with carrel")
-	cmd.Flags().StringVar(&out, "out", "", "file to write, which must not exist (default standard output)")
-	cmd.Flags().BoolVar(&list, "list", false, "list the presets")
-	return cmd
-}
-
-func listPresets(out io.Writer, names []string) error {
-	t := table{columns: []string{"PRESET", "TITLE"}}
-	for _, name := range names {
-		text, err := anonymize.Preset(name)
-		if err != nil {
-			return err
-		}
-		p, err := anonymize.ParsePolicy(text)
-		if err != nil {
-			return fileProblem("preset "+name, err)
-		}
-		t.add(name, p.Title())
-	}
-	return t.print(out)
+	}, "a policy")
 }
 
 // writeNew writes a file that must not exist, whole or not at all.
