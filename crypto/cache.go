@@ -13,6 +13,7 @@ type subjectKey struct {
 	subject Subject
 	aead    hidden[cipher.AEAD] // puts its random nonce before the ciphertext
 	bound   []byte              // what begins the associated data of all that it seals
+	tags    *tagger
 	until   time.Time           // so long it may be used without asking the store
 	dead    atomic.Bool         // shredded
 

@@ -61,6 +61,7 @@ type content struct {
 	Indexes     []indexKey     `json:"indexes"`
 	Pseudonyms  []pseudonymKey `json:"pseudonyms"`
 	Ledger      ledgerMark     `json:"ledger"`
+	Trail       []byte         `json:"trail,omitempty"` // what the keys of the audit trail are derived from
 }
 
 type epochKey struct {
@@ -109,6 +110,7 @@ func CreateKeyring(path string, kek tink.AEAD) error {
 		Indexes:     []indexKey{{Name: IndexIdentifier, Fields: []string{IndexIdentifier}, Version: 1, State: indexActive, Key: newKey(keySize)}},
 		Pseudonyms:  []pseudonymKey{{1, newKey(keySize)}},
 		Ledger:      ledgerMark{Key: newKey(keySize)},
+		Trail:       newKey(keySize),
 	}
 	data, err := encodeKeyring(kek, id, c)
 	if err != nil {
@@ -293,6 +295,9 @@ func (s *keys) prepare() error {
 		}
 		s.epochs[e.Number] = a
 		s.current = max(s.current, e.Number)
+	}
+	if n := len(c.Trail); n != 0 && n != keySize {
+		return errDamaged
 	}
 	for _, p := range c.Pseudonyms {
 		if len(p.Key) != keySize {

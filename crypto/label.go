@@ -13,6 +13,8 @@ const (
 	labelPairwise  = "carrel/v1/pairwise\x00"
 	labelTombstone = "carrel/v1/tombstone\x00"
 	labelChain     = "carrel/v1/ledger\x00"
+	labelTag       = "carrel/v1/tag"
+	labelTrail     = "carrel/v1/trail/"
 )
 
 func appendPart[T string | []byte](b []byte, part T) []byte {

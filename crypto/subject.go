@@ -156,7 +156,7 @@ func (s *keys) subjectKey(subject Subject, raw []byte, until time.Time) (*subjec
 	b = append(b, labelSegment...)
 	b = appendPart(b, s.id[:])
 	b = appendPart(b, string(subject))
-	return &subjectKey{subject: subject, aead: hide(a), bound: b, until: until}, nil
+	return &subjectKey{subject: subject, aead: hide(a), bound: b, tags: newTagger(raw), until: until}, nil
 }
 
 // key returns the key of a subject, from the cache or the store. Of many who miss the same one, one asks the store.

@@ -1,0 +1,306 @@
+package audit
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// The sequencer makes leaves of the entries that are there, and signs the tree. One process at a time gets its turn; who comes second sees that the tree has
+// grown and goes on from there.
+type sequencer struct {
+	turn sync.Mutex // this process's
+
+	// What this process knows, guarded by turn.
+	edge     *frontier // nil: nothing yet
+	signed   []byte    // the checkpoint of edge
+	anchored []byte    // the last one that all anchors have
+	highest  uint64    // size of the largest tree that an anchor was seen to have
+	last     []byte    // the checkpoint of that
+	looked   bool      // at the anchors
+
+	mu      sync.Mutex
+	timer   *time.Timer
+	stopped bool
+}
+
+var (
+	// ErrTampered means that the tree in the store is not the one that was signed last: [Verify] says where.
+	ErrTampered = errors.New("audit: the tree in the store is not the one that was signed: somebody changed it")
+
+	// ErrBehind means that the store has fewer entries than an anchor knows of: it was restored from a backup, or its end was cut off. No checkpoint
+	// is signed over the gap, before [Trail.Restore] has said that it is there.
+	ErrBehind = errors.New("audit: the store has fewer entries than the anchor knows of: it was restored from a backup, or cut")
+)
+
+// schedule has a checkpoint made when the interval is over.
+func (s *sequencer) schedule(t *Trail) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil || s.stopped {
+		return
+	}
+	s.timer = time.AfterFunc(t.interval, func() {
+		s.mu.Lock()
+		s.timer = nil
+		stopped := s.stopped
+		s.mu.Unlock()
+		if stopped {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*t.patience)
+		defer cancel()
+		if t.spool != nil && t.spool.filled() {
+			t.drain(ctx)
+			if t.spool.filled() {
+				s.schedule(t)
+			}
+		}
+		if _, err := t.Sequence(ctx); err != nil {
+			t.log.Error("carrel: no checkpoint of the audit trail", "error", err)
+			s.schedule(t)
+		}
+	})
+}
+
+func (s *sequencer) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	if s.timer != nil {
+		s.timer.Stop()
+		s.timer = nil
+	}
+}
+
+const sequencePage = 2048
+
+// Sequence makes leaves of all entries that are in the store, signs a checkpoint of the tree and anchors it. Trail does this by itself, within
+// Config.Interval of an event; call it where a checkpoint is wanted at once, or for entries that were appended without a Trail's Record. It returns the last checkpoint; nil while there
+// is no entry.
+//
+// Errors: [ErrTampered], [ErrBehind]; those of the store and the anchors. The entries are safe whatever they say.
+func (t *Trail) Sequence(ctx context.Context) (checkpoint []byte, err error) {
+	s := &t.tree
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	for {
+		more, err := t.grow(ctx)
+		if errors.Is(err, ErrConflict) {
+			s.edge = nil
+			continue
+		}
+		if err != nil {
+			s.edge = nil
+			return nil, err
+		}
+		if !more {
+			break
+		}
+	}
+	return s.signed, t.anchor(ctx)
+}
+
+// load makes s.edge what the store has, and checks it.
+func (t *Trail) load(ctx context.Context) (next uint64, err error) {
+	s := &t.tree
+	for {
+		tree, err := t.store.Tree(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if err := t.behind(ctx, tree); err != nil {
+			return 0, err
+		}
+		if s.edge != nil && s.edge.size == tree.Size && string(s.signed) == string(tree.Checkpoint) {
+			return tree.Next, nil
+		}
+		ids := edge(tree.Size)
+		size := tree.Size
+		if tree, err = t.store.Tree(ctx, ids...); err != nil {
+			return 0, err
+		}
+		if tree.Size != size {
+			continue
+		}
+		f, err := newFrontier(size, ids, tree.Tiles)
+		if err != nil {
+			return 0, ErrTampered
+		}
+		if size > 0 {
+			root, err := f.root()
+			signed, serr := OpenCheckpoint(tree.Checkpoint, t.verifier)
+			if err != nil || serr != nil || uint64(signed.N) != size || signed.Hash != root {
+				return 0, ErrTampered
+			}
+		} else if len(tree.Checkpoint) > 0 {
+			return 0, ErrTampered
+		}
+		s.edge, s.signed = f, tree.Checkpoint
+		return tree.Next, nil
+	}
+}
+
+// grow takes in one page of entries.
+func (t *Trail) grow(ctx context.Context) (more bool, err error) {
+	s := &t.tree
+	next, err := t.load(ctx)
+	if err != nil || next <= s.edge.size {
+		return false, err
+	}
+	page, err := t.store.Entries(ctx, Query{From: s.edge.size, To: next, Limit: sequencePage})
+	if err != nil || len(page.Entries) == 0 {
+		return false, err
+	}
+	f := s.edge.clone()
+	a := Advance{From: f.size}
+	var leaf []byte
+	for _, e := range page.Entries {
+		if e.Number != f.size {
+			return false, fmt.Errorf("%w: entry %d is missing", ErrTampered, f.size)
+		}
+		var h tlog.Hash
+		h, leaf, _ = leafHash(leaf, e.Body)
+		f.add(h, func(full Tile) { a.Tiles = append(a.Tiles, full) })
+	}
+	root, err := f.root()
+	if err != nil {
+		return false, err
+	}
+	a.Size = f.size
+	a.Tiles = append(a.Tiles, f.partial()...)
+	a.Checkpoint, err = note.Sign(&note.Note{Text: formatCheckpoint(t.signer.Name(), tlog.Tree{N: int64(f.size), Hash: root})}, t.signer)
+	if err != nil {
+		return false, err
+	}
+	if err := t.store.Advance(ctx, a); err != nil {
+		return false, err
+	}
+	s.edge, s.signed = f, a.Checkpoint
+	return f.size < next, nil
+}
+
+func (f *frontier) clone() *frontier {
+	c := &frontier{size: f.size, tiles: make([][]tlog.Hash, len(f.tiles))}
+	for i, tile := range f.tiles {
+		c.tiles[i] = append([]tlog.Hash(nil), tile...)
+	}
+	return c
+}
+
+// anchor hands the last checkpoint to all anchors that do not have it.
+func (t *Trail) anchor(ctx context.Context) error {
+	s := &t.tree
+	if len(s.signed) == 0 || string(s.anchored) == string(s.signed) {
+		return nil
+	}
+	var failed error
+	for _, a := range t.anchors {
+		if err := a.Put(ctx, s.signed); err != nil {
+			failed = errors.Join(failed, err)
+		}
+	}
+	if failed != nil {
+		return failed
+	}
+	s.anchored = s.signed
+	if s.edge.size >= s.highest {
+		s.highest, s.last = s.edge.size, s.signed
+	}
+	return nil
+}
+
+// behind looks whether the store has lost entries that are anchored.
+func (t *Trail) behind(ctx context.Context, tree Tree) error {
+	s := &t.tree
+	if !s.looked {
+		for _, a := range t.anchors {
+			if a, ok := a.(interface{ Recent() ([][]byte, error) }); ok {
+				recent, err := a.Recent()
+				if err != nil {
+					return err
+				}
+				for _, checkpoint := range recent {
+					if known, err := OpenCheckpoint(checkpoint, t.verifier); err == nil && uint64(known.N) >= s.highest {
+						s.highest, s.last = uint64(known.N), checkpoint
+					}
+				}
+			}
+		}
+		s.looked = true
+	}
+	if tree.Size >= s.highest {
+		return nil
+	}
+	lost, err := t.declared(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range lost {
+		if r.To >= s.highest {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %d of %d", ErrBehind, tree.Size, s.highest)
+}
+
+// declared returns what was said to be lost.
+func (t *Trail) declared(ctx context.Context) (lost []Range, err error) {
+	for q := (Query{Actions: []Action{Restore}, Limit: 100}); ; {
+		page, err := t.store.Entries(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page.Entries {
+			leaf, err := leafOf(nil, e.Body)
+			if err != nil || !authentic(t.key, leaf) {
+				continue
+			}
+			if o, err := open(e.Body); err == nil && o.event.Action == Restore {
+				lost = append(lost, o.event.Ranges...)
+			}
+		}
+		if page.Cursor == "" {
+			return lost, nil
+		}
+		q.Cursor = page.Cursor
+	}
+}
+
+// digest names a checkpoint.
+func digest(checkpoint []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(checkpoint)) }
+
+// Restore says in the trail that entries which are anchored are lost, because the store was restored from a backup, so that it can go on.
+// The event's Actor says who says so, and its Approval on what ground. The gap stays a finding of every [Verify]. It returns the range of the
+// numbers lost; empty when nothing is. The event's Object is the SHA-256 of the last checkpoint before the loss: those that an anchor has after it are of the
+// trail that goes on.
+func (t *Trail) Restore(ctx context.Context, e Event) (Range, error) {
+	s := &t.tree
+	s.turn.Lock()
+	tree, err := t.store.Tree(ctx)
+	if err == nil {
+		err = t.behind(ctx, tree)
+	}
+	lost, last := Range{tree.Next, s.highest}, digest(s.last)
+	s.turn.Unlock()
+	if err == nil {
+		return Range{}, nil
+	} else if !errors.Is(err, ErrBehind) {
+		return Range{}, err
+	}
+	if lost.From >= lost.To {
+		lost.From = tree.Size // entries that came after the restore have taken the numbers
+	}
+	e.Action, e.Outcome, e.Ranges, e.Count, e.Object = Restore, Done, []Range{lost}, int(lost.To-lost.From), last
+	if err := t.write(ctx, e); err != nil {
+		return Range{}, err
+	}
+	_, err = t.Sequence(ctx)
+	return lost, err
+}
