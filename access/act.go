@@ -19,11 +19,12 @@ const (
 	Find               // look a patron up by identifier
 	Reindex            // rebuild the look-up index
 	Review             // review the break-glass uses of others
+	Report             // read in the audit trail who did what
 )
 
-const actCount = 8
+const actCount = 9
 
-var actWords = [actCount]string{"create", "change", "import", "export", "resolve", "find", "reindex", "review"}
+var actWords = [actCount]string{"create", "change", "import", "export", "resolve", "find", "reindex", "review", "report"}
 
 // String returns the word for the act, or act(n) for none that exists.
 func (a Act) String() string {
