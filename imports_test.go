@@ -93,6 +93,7 @@ var (
 		"github.com/davecgh/go-spew",
 		"github.com/rogpeppe/go-internal",
 		"github.com/stretchr/testify",
+		"github.com/transparency-dev/merkle", // a second opinion on the proofs of package audit
 		"go.yaml.in/yaml/v3",
 		"modernc.org/sqlite",
 		"pgregory.net/rapid",

@@ -137,7 +137,14 @@ func appendWhole(f *os.File, checkpoint []byte) error {
 		return err
 	}
 	if size := info.Size(); size > 0 {
-		last := make([]byte, 1)
+		origin, _, _ := bytes.Cut(checkpoint, []byte("\n"))
+		first, last := make([]byte, min(size, int64(len(origin)))), make([]byte, 1)
+		if _, err := f.ReadAt(first, 0); err != nil {
+			return err
+		}
+		if !bytes.HasPrefix(origin, first) {
+			return errors.New("is not an anchor of this trail, and was left alone")
+		}
 		if _, err := f.ReadAt(last, size-1); err != nil {
 			return err
 		}

@@ -30,12 +30,19 @@ type Pruned struct {
 // ErrHeld means that a legal hold is on the trail: nothing of it may go.
 var ErrHeld = errors.New("audit: a legal hold is on the trail")
 
-// trailKind is the Kind of a [Hold] and [Release] that are about the trail itself.
-const trailKind = "trail"
+// TrailItself is the Kind of a [Hold] and [Release] that are about the trail and not about a patron.
+const TrailItself = "trail"
+
+// Holds returns the references of the legal holds on the trail: those that an event of [Hold] with the Kind [TrailItself] has set, by its Object, and none of
+// [Release] has ended.
+func (t *Trail) Holds(ctx context.Context) ([]string, error) {
+	u, err := t.upkeep(ctx)
+	return u.holds(), err
+}
 
 // class returns the class of an event. Holds on the trail are its upkeep.
 func (e *Event) class() Class {
-	if e.Kind == trailKind {
+	if e.Kind == TrailItself {
 		return Upkeep
 	}
 	return e.Action.Class()
@@ -167,7 +174,7 @@ func (t *Trail) upkeep(ctx context.Context) (u upkeep, err error) {
 			u.collapsed = max(u.collapsed, e.Collapsed)
 		case e.Action == Restore:
 			u.restores = append(u.restores, e.Ranges...)
-		case e.Kind == trailKind && e.Outcome == Done:
+		case e.Kind == TrailItself && e.Outcome == Done:
 			holds = append(holds, held{number, e})
 		}
 		return nil

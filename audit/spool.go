@@ -40,9 +40,6 @@ const (
 var errSpoolFull = errors.New("audit: the spool is full")
 
 func openSpool(dir string, limit int64, key *crypto.TrailKey) (*spool, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fileError("spool", dir, err)
-	}
 	s := &spool{dir: dir, limit: limit, key: key}
 	files, _, err := s.files()
 	if err != nil {
@@ -57,7 +54,9 @@ func (s *spool) filled() bool { return s.some.Load() }
 // files returns the names of the files in the spool, and how many bytes they have.
 func (s *spool) files() (names []string, size int64, err error) {
 	list, err := os.ReadDir(s.dir)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, nil // it is made when there is something to put in
+	} else if err != nil {
 		return nil, 0, fileError("spool", s.dir, err)
 	}
 	for _, f := range list {
@@ -90,6 +89,9 @@ func (s *spool) put(entries []Entry) error {
 	}
 	if size+int64(len(data)) > s.limit {
 		return errSpoolFull
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fileError("spool", s.dir, err)
 	}
 	var id [16]byte
 	rand.Read(id[:12])

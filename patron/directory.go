@@ -152,6 +152,7 @@ func (d *Directory) begin(ctx context.Context, call Call, action audit.Action, i
 		return nil, a.refuse(ctx, whyNoActor)
 	}
 	if !slices.Contains(audit.Channels(), call.Channel) {
+		a.event.Channel = "" // which is none of the trail's words
 		return nil, a.refuse(ctx, whyNoChannel)
 	}
 	if !call.Self.IsZero() && (!id.IsZero() && id != call.Self || !reachesOne(action)) {

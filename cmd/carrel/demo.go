@@ -148,7 +148,7 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	if r.Sweep, err = sweep(d.cmd, d.db, d.policy, anonymize.Shard{}, d.at, false); err != nil {
+	if r.Sweep, err = d.db.sweepRecorded(d.cmd, d.keys, "", d.policy, anonymize.Shard{}, d.at); err != nil {
 		return r, err
 	}
 	after, err := d.look(ctx)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 
+	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/patron"
@@ -24,27 +25,29 @@ func (d *demo) sealPatrons(ctx context.Context) error {
 	if d.seal, err = newSealer(d.keys); err != nil {
 		return err
 	}
-	dir, err := d.db.directory(d.keys, "", nil)
-	if err != nil {
-		return err
-	}
-	d.secrets = map[string]bool{}
-	rng := rand.New(rand.NewPCG(d.seed, 3))
-	p := newProgress(d.cmd.ErrOrStderr(), "sealing", int64(d.lib.Patrons()))
-	done, err := dir.Import(ctx, jobCall("integration", "sync"), patron.Source{}, func(yield func(patron.Profile, error) bool) {
-		n := 0
-		for a := range d.lib.Accounts() {
-			n++
-			if !yield(d.somebody(rng, n, a), nil) {
-				return
-			}
+	return d.db.withTrail(ctx, d.keys, "", func(t *audit.Trail) error {
+		dir, err := directoryOn(d.db.db, d.keys, t, nil)
+		if err != nil {
+			return err
 		}
-	}, func(i patron.Imported) { p.set(int64(i.Added), thousands(i.Added)+" patrons") })
-	p.end()
-	if err == nil && len(done.Refused) > 0 {
-		err = done.Refused[0].Err
-	}
-	return patronProblem(err)
+		d.secrets = map[string]bool{}
+		rng := rand.New(rand.NewPCG(d.seed, 3))
+		p := newProgress(d.cmd.ErrOrStderr(), "sealing", int64(d.lib.Patrons()))
+		done, err := dir.Import(ctx, jobCall("integration", "sync"), patron.Source{}, func(yield func(patron.Profile, error) bool) {
+			n := 0
+			for a := range d.lib.Accounts() {
+				n++
+				if !yield(d.somebody(rng, n, a), nil) {
+					return
+				}
+			}
+		}, func(i patron.Imported) { p.set(int64(i.Added), thousands(i.Added)+" patrons") })
+		p.end()
+		if err == nil && len(done.Refused) > 0 {
+			err = done.Refused[0].Err
+		}
+		return patronProblem(err)
+	})
 }
 
 func (d *demo) makeKeys(files keyFiles) (*crypto.Keyring, error) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -16,13 +15,8 @@ import (
 	"github.com/carrel-project/carrel/store/sqlite"
 )
 
-// directory returns the patrons of a database. The trail is beside it when no file is named. A nil matrix means the built-in one.
-func (d *database) directory(keys *crypto.Keyring, trailFile string, matrix *access.Matrix) (*patron.Directory, error) {
-	return directoryOn(d.db, keys, cmp.Or(trailFile, d.path+".audit.jsonl"), matrix)
-}
-
-// directoryOn returns the patrons in a database or in a transaction on it.
-func directoryOn(db sqlite.DB, keys *crypto.Keyring, trailFile string, matrix *access.Matrix) (*patron.Directory, error) {
+// directoryOn returns the patrons in a database or in a transaction on it. A nil matrix means the built-in one.
+func directoryOn(db sqlite.DB, keys *crypto.Keyring, trail audit.Recorder, matrix *access.Matrix) (*patron.Directory, error) {
 	if matrix == nil {
 		data, err := access.Preset("default")
 		if err != nil {
@@ -33,7 +27,7 @@ func directoryOn(db sqlite.DB, keys *crypto.Keyring, trailFile string, matrix *a
 		}
 	}
 	return patron.New(patron.Config{Store: sqlite.NewPatrons(db), Keys: keys, Access: matrix, Grants: sqlite.NewGrants(db),
-		Recorder: &trail{path: trailFile, keys: keys}})
+		Recorder: trail})
 }
 
 // jobCall is how the command itself asks, not on behalf of a person.
@@ -48,7 +42,7 @@ func patronProblem(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, patron.ErrNotRecorded):
-		return rewordedError{"the audit file cannot be written, and so nothing was shown or changed; see --audit", err}
+		return rewordedError{"the audit trail cannot be written, and so nothing was shown or changed", err}
 	case errors.As(err, &denied) && denied.Why == "no-approval":
 		return rewordedError{"a recipient outside needs --approval, the reference under which it was approved; the attempt was recorded", err}
 	case errors.As(err, &denied):
@@ -66,15 +60,15 @@ func patronProblem(err error) error {
 
 // patronFlags are what every command has that looks at people.
 type patronFlags struct {
-	dsn, keys, audit, access string
-	actor, role, purpose     string
+	dsn, keys, anchor, access string
+	actor, role, purpose      string
 }
 
 func (p *patronFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&p.dsn, "db", "", "the database: the path of a SQLite file")
 	addKeysFlag(cmd, &p.keys)
-	addTrailFlag(cmd, &p.audit)
+	addAnchorFlag(cmd, &p.anchor)
 	f.StringVar(&p.access, "access", "", "who may see what: an access file (default the built-in one; see carrel access init)")
 	f.StringVar(&p.actor, "actor", "", "who asks: the reference of a member of staff, no name")
 	f.StringVar(&p.role, "role", "", "in which role, as the access file calls it")
@@ -85,8 +79,17 @@ func (p *patronFlags) call() patron.Call {
 	return patron.Call{Actor: p.actor, Role: p.role, Purpose: p.purpose, Channel: audit.CLI}
 }
 
-// with opens the directory that the flags name.
-func (p *patronFlags) with(cmd *cobra.Command, do func(*patron.Directory) error) error {
+// openedPatrons is what the flags of a command on people name, opened.
+type openedPatrons struct {
+	db     *database
+	keys   *crypto.Keyring
+	trail  *audit.Trail
+	matrix *access.Matrix
+	dir    *patron.Directory
+}
+
+// open opens what the flags name, and closes it after do.
+func (p *patronFlags) open(cmd *cobra.Command, do func(*openedPatrons) error) error {
 	if err := needed(cmd, "db", "actor", "role", "purpose"); err != nil {
 		return err
 	}
@@ -103,18 +106,22 @@ func (p *patronFlags) with(cmd *cobra.Command, do func(*patron.Directory) error)
 		if err != nil {
 			return err
 		}
-		dir, err := d.directory(k, p.audit, rules.matrix)
-		if err != nil {
-			return err
-		}
-		if err := do(dir); err != nil {
-			if cmd.Context().Err() != nil {
+		return d.withTrail(cmd.Context(), k, p.anchor, func(t *audit.Trail) error {
+			dir, err := directoryOn(d.db, k, t, rules.matrix)
+			if err == nil {
+				err = do(&openedPatrons{d, k, t, rules.matrix, dir})
+			}
+			if err != nil && cmd.Context().Err() != nil {
 				return interruption(strings.TrimSuffix(place(cmd), ": ") + ": interrupted")
 			}
-			return patronProblem(err)
-		}
-		return nil
+			return err
+		})
 	})
+}
+
+// with opens the directory that the flags name.
+func (p *patronFlags) with(cmd *cobra.Command, do func(*patron.Directory) error) error {
+	return p.open(cmd, func(o *openedPatrons) error { return patronProblem(do(o.dir)) })
 }
 
 // createPrivate makes a file that only its owner may read, and that must not exist yet.

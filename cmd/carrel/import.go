@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -83,7 +82,7 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 	}
 	cmd.Flags().StringVar(&flags.dsn, "db", "", "the database: the path of a SQLite file")
 	addKeysFlag(cmd, &flags.keys)
-	addTrailFlag(cmd, &flags.audit)
+	addAnchorFlag(cmd, &flags.anchor)
 	for _, kind := range fileKinds() {
 		files[kind.name] = cmd.Flags().StringArray(kind.name, nil, fmt.Sprintf("file of %s: .csv, .csv.gz, .jsonl or .jsonl.gz; may be repeated", kind.name))
 	}
@@ -429,8 +428,8 @@ type fileReport struct {
 
 // importFlags are those of import that concern all files.
 type importFlags struct {
-	dsn, keys, audit string
-	asJSON           bool
+	dsn, keys, anchor string
+	asJSON            bool
 }
 
 func importAll(cmd *cobra.Command, flags importFlags, imports []*importFile) error {
@@ -579,6 +578,3 @@ func (r importReport) print(out io.Writer, imports []*importFile) error {
 	}
 	return nil
 }
-
-// trail returns where what was done is recorded.
-func (i importFlags) trail(d *database) string { return cmp.Or(i.audit, d.path+".audit.jsonl") }

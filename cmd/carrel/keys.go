@@ -14,6 +14,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/core/registry"
 	"github.com/tink-crypto/tink-go/v2/tink"
 
+	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/store/sqlite"
 )
@@ -332,7 +333,7 @@ func (r keysReport) print(out io.Writer) error {
 }
 
 func newKeysRotate() *cobra.Command {
-	var dsn, keys, index, audit string
+	var dsn, keys, index, anchor string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "rotate --db DSN",
@@ -356,24 +357,26 @@ database meanwhile. With --index it draws a new key for an index instead and rew
 				if err != nil {
 					return err
 				}
-				if index != "" {
-					return rotateIndex(cmd, d, k, index, audit, asJSON)
-				}
-				return rotateEpoch(cmd, k, asJSON)
+				return d.withTrail(cmd.Context(), k, anchor, func(t *audit.Trail) error {
+					if index != "" {
+						return rotateIndex(cmd, d, k, t, index, asJSON)
+					}
+					return rotateEpoch(cmd, t, asJSON)
+				})
 			})
 		},
 	}
 	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
 	addKeysFlag(cmd, &keys)
 	cmd.Flags().StringVar(&index, "index", "", "rotate the key of this index instead (identifier)")
-	addTrailFlag(cmd, &audit)
+	addAnchorFlag(cmd, &anchor)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func rotateEpoch(cmd *cobra.Command, k *crypto.Keyring, asJSON bool) error {
+func rotateEpoch(cmd *cobra.Command, t *audit.Trail, asJSON bool) error {
 	p := newProgress(cmd.ErrOrStderr(), "rewrapping keys", 0)
-	r, err := k.Rotate(cmd.Context(), func(r crypto.Rotation) { p.set(int64(r.Rewrapped), thousands(r.Rewrapped)+" keys") })
+	r, err := t.Rotate(cmd.Context(), byCommand("systems"), func(r crypto.Rotation) { p.set(int64(r.Rewrapped), thousands(r.Rewrapped)+" keys") })
 	p.end()
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -398,8 +401,8 @@ func rotateEpoch(cmd *cobra.Command, k *crypto.Keyring, asJSON bool) error {
 	return err
 }
 
-func rotateIndex(cmd *cobra.Command, d *database, k *crypto.Keyring, index, trailFile string, asJSON bool) error {
-	dir, err := d.directory(k, trailFile, nil)
+func rotateIndex(cmd *cobra.Command, d *database, k *crypto.Keyring, t *audit.Trail, index string, asJSON bool) error {
+	dir, err := directoryOn(d.db, k, t, nil)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -155,13 +156,17 @@ func printChecked(out io.Writer, checked []checkedPolicy) {
 }
 
 func plural(n int, word string) string {
+	many := word + "s"
+	if stem, ok := strings.CutSuffix(word, "ry"); ok {
+		many = stem + "ries"
+	}
 	switch n {
 	case 0:
-		return "no " + word + "s"
+		return "no " + many
 	case 1:
 		return "1 " + word
 	}
-	return thousands(n) + " " + word + "s"
+	return thousands(n) + " " + many
 }
 
 func newPolicyInit() *cobra.Command {

@@ -116,7 +116,7 @@ func (f *importFile) savePatrons(ctx context.Context, d *database, flags importF
 	if _, err := tx.ExecContext(ctx, "PRAGMA cache_size = -64000"); err != nil {
 		return saved, d.refused(ctx, err)
 	}
-	dir, err := d.patronsIn(ctx, tx, flags)
+	keys, dir, err := d.patronsIn(ctx, tx, flags)
 	if err != nil {
 		return saved, err
 	}
@@ -157,29 +157,37 @@ func (f *importFile) savePatrons(ctx context.Context, d *database, flags importF
 			err = d.refused(ctx, err)
 		}
 	}
-	if err == nil {
-		return saved, nil
+	if err == nil { // the events were committed with the patrons
+		return saved, d.withTrail(ctx, keys, flags.anchor, func(*audit.Trail) error { return nil })
 	}
-	if saved.Added+saved.Updated > 0 { // which the trail believes done
-		undone := audit.Event{Time: time.Now(), Action: audit.Import, Outcome: audit.Failed, Why: "rolled-back", Actor: "carrel", Role: "integration", Purpose: "sync", Channel: audit.CLI, Count: saved.Added + saved.Updated}
-		if terr := (&trail{path: flags.trail(d)}).Record(context.WithoutCancel(ctx), undone); terr != nil {
-			return circulation.Saved{}, fmt.Errorf("%w; and the audit file cannot be written", err)
+	tx.Rollback()
+	if n := saved.Added + saved.Updated; n > 0 { // what the trail said of them was rolled back, too
+		undone := byCommand("integration")
+		undone.Action, undone.Outcome, undone.Why, undone.Purpose, undone.Count = audit.Import, audit.Failed, "rolled-back", "sync", n
+		ctx := context.WithoutCancel(ctx)
+		if terr := d.withTrail(ctx, keys, flags.anchor, func(t *audit.Trail) error { return t.Record(ctx, undone) }); terr != nil {
+			return circulation.Saved{}, fmt.Errorf("%w; and the audit trail cannot be written", err)
 		}
 	}
 	return circulation.Saved{}, err
 }
 
 // patronsIn opens the directory within a transaction.
-func (d *database) patronsIn(ctx context.Context, tx *sql.Tx, flags importFlags) (*patron.Directory, error) {
+func (d *database) patronsIn(ctx context.Context, tx *sql.Tx, flags importFlags) (*crypto.Keyring, *patron.Directory, error) {
 	files, err := findKeys(flags.keys, d.path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	keys, err := files.open(ctx, sqlite.NewKeys(tx))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return directoryOn(tx, keys, flags.trail(d), nil)
+	trail, err := d.trailIn(ctx, tx, keys, flags.anchor)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := directoryOn(tx, keys, trail, nil)
+	return keys, dir, err
 }
 
 func (f *importFile) savePage(ctx context.Context, accounts *sqlite.Circulation, dir *patron.Directory, rows []patronRow) (patron.Imported, error) {

@@ -28,6 +28,7 @@ import (
 	"fmt"
 
 	"github.com/carrel-project/carrel/anonymize"
+	"github.com/carrel-project/carrel/audit"
 )
 
 // DB is what the store needs of a database: a *sql.DB, *sql.Conn or *sql.Tx.
@@ -38,7 +39,11 @@ type DB interface {
 }
 
 // Circulation is a store of circulation records. It is safe for concurrent use if its DB is.
-type Circulation struct{ db DB }
+type Circulation struct {
+	db    DB
+	trail *audit.Trail // nil: none
+	by    audit.Event
+}
 
 var (
 	_ anonymize.Store    = (*Circulation)(nil)
@@ -51,6 +56,12 @@ var (
 // becomes part of that transaction, all of it or nothing, so that the library system's rows and the
 // store's are committed together; make that transaction an immediate one (see [DSN]).
 func New(db DB) *Circulation { return &Circulation{db: db} }
+
+// WithTrail returns the same store, which writes an event into the trail for every batch that it unlinks, in the same transaction: the receipt,
+// where nobody can change it. The Actor, Role, Channel and Approval of by say who sweeps. The trail's entries must be in the same database.
+func (c *Circulation) WithTrail(trail *audit.Trail, by audit.Event) *Circulation {
+	return &Circulation{db: c.db, trail: trail, by: by}
+}
 
 // write runs f in a transaction and numbers the change, which as the first statement also takes the write lock.
 func (c *Circulation) write(ctx context.Context, op string, f func(*tx) error) error {

@@ -5,10 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/carrel-project/carrel/anonymize"
+	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/circulation"
 )
 
@@ -33,7 +37,14 @@ func (c *Circulation) Unlink(ctx context.Context, b anonymize.Batch) ([]string, 
 			if err != nil {
 				return err
 			}
-			return t.unlink(b, rest, conflicts)
+			if err := t.unlink(b, rest, conflicts); err != nil || c.trail == nil {
+				return err
+			}
+			entry, err := c.trail.Prepare(ctx, swept(c.by, b.Receipt(conflicts)))
+			if err != nil {
+				return err
+			}
+			return t.appendEntries([]audit.Entry{entry})
 		})
 	}
 	err := try(false)
@@ -44,6 +55,19 @@ func (c *Circulation) Unlink(ctx context.Context, b anonymize.Batch) ([]string, 
 		return nil, err
 	}
 	return conflicts, nil
+}
+
+// swept is a receipt as an event. It names the policy, the rules and numbers, and like the receipt no record and no person.
+func swept(by audit.Event, r anonymize.Receipt) audit.Event {
+	by.Time, by.Action, by.Outcome, by.Count, by.Kind = time.Now(), audit.Sweep, audit.Done, r.Unlinked, r.Kind
+	by.Object = fmt.Sprintf("%s, revision %d, %s", r.Policy.ID, r.Policy.Revision, r.Policy.Digest)
+	for _, rule := range slices.Sorted(maps.Keys(r.ByRule)) {
+		by.Tally = append(by.Tally, audit.Tally{Name: rule, Count: r.ByRule[rule]})
+	}
+	if r.Conflicts > 0 {
+		by.Why = "conflicts " + strconv.Itoa(r.Conflicts)
+	}
+	return by
 }
 
 // A target is a record to unlink and what its version says.
