@@ -145,6 +145,13 @@ func appendWhole(f *os.File, checkpoint []byte) error {
 		if !bytes.HasPrefix(origin, first) {
 			return errors.New("is not an anchor of this trail, and was left alone")
 		}
+		end := make([]byte, min(size, int64(len(checkpoint))))
+		if _, err := f.ReadAt(end, size-int64(len(end))); err != nil {
+			return err
+		}
+		if bytes.Equal(end, checkpoint) {
+			return f.Sync() // another trail has put it here
+		}
 		if _, err := f.ReadAt(last, size-1); err != nil {
 			return err
 		}

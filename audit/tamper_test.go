@@ -429,7 +429,7 @@ func TestVerifyFindsTamperingLong(t *testing.T) {
 func TestVerifyFindsEveryBit(t *testing.T) {
 	y := newYard(t)
 	y.fill(t, 0, 8, 8)
-	for n := range 8 {
+	for n := range 4 { // a change, a sweep, a login, a view
 		for bit := range 8 * len(y.rows.entries[n].Body) {
 			r := y.rows.clone()
 			r.flip(n, bit)

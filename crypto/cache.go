@@ -14,8 +14,8 @@ type subjectKey struct {
 	aead    hidden[cipher.AEAD] // puts its random nonce before the ciphertext
 	bound   []byte              // what begins the associated data of all that it seals
 	tags    *tagger
-	until   time.Time           // so long it may be used without asking the store
-	dead    atomic.Bool         // shredded
+	until   time.Time   // so long it may be used without asking the store
+	dead    atomic.Bool // shredded
 
 	place *list.Element // in the cache
 }

@@ -190,7 +190,7 @@ Both belong apart from the database and its backups. docs/keys.md has the whole 
 		Example: `  carrel keys init --keys /etc/carrel/keys
   carrel keys status --db library.db --keys /etc/carrel/keys
   carrel keys rotate --db library.db --keys /etc/carrel/keys`,
-	}, newKeysInit(), newKeysStatus(), newKeysRotate())
+	}, newKeysInit(), newKeysStatus(), newKeysRotate(), newKeysShred())
 }
 
 func newKeysInit() *cobra.Command {

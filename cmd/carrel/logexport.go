@@ -174,6 +174,8 @@ func (r *reporting) export(out, format string, f audit.LogFilter, fhir audit.FHI
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: wrote %s\n", plural(done.Events, "event"))
+	if out != "-" {
+		fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: wrote %s\n", plural(done.Events, "event"))
+	}
 	return r.skipped(done.Skipped)
 }

@@ -132,7 +132,7 @@ func TestEveryCommandHasHelpWithExamples(t *testing.T) {
 		}
 	}
 	visit(newRoot())
-	assert.Equal(t, 15, reports, "policy check, import, sweep, hold add, release, list, version, demo, keys status, rotate, patron find, resolve, show, access check, who-can")
+	assert.Equal(t, 28, reports, "policy check, import, sweep, hold add, release, list, version, demo, keys status, rotate, patron find, resolve, show, access check, who-can, log verify, prune, hold list, status and nine reports")
 
 	out := good(t, carrel(t, "sweep", "--help"))
 	assert.Contains(t, out, "carrel sweep --db library.db --policy policy.yaml --dry-run")

@@ -35,6 +35,13 @@ func (d *database) withTrail(ctx context.Context, keys *crypto.Keyring, anchor s
 	if err != nil {
 		return trailProblem(err)
 	}
+	// An anchor that cannot be written shall be heard of before anything is done. A trail that was changed stops nobody at the desk: it is said, and
+	// goes on to be recorded.
+	switch _, err := t.Sequence(ctx); {
+	case errors.Is(err, audit.ErrTampered), errors.Is(err, audit.ErrBehind):
+	case err != nil && ctx.Err() == nil:
+		return trailProblem(err)
+	}
 	err = f(t)
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()

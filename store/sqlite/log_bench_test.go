@@ -15,19 +15,14 @@ import (
 
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
-	"github.com/carrel-project/carrel/store/memory"
 	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 // trailKeys returns a keyring with keys for subjects p0, p1 …
 func trailKeys(t testing.TB, subjects int) *crypto.Keyring {
 	dir := t.TempDir()
-	require.NoError(t, crypto.CreateKEK(filepath.Join(dir, "kek")))
-	kek, err := crypto.OpenKEK(filepath.Join(dir, "kek"))
-	require.NoError(t, err)
-	require.NoError(t, crypto.CreateKeyring(filepath.Join(dir, "keys"), kek))
-	keys, err := crypto.OpenKeyring(t.Context(), crypto.Config{Path: filepath.Join(dir, "keys"), KEK: kek, Store: memory.NewKeys()})
-	require.NoError(t, err)
+	createRing(t, dir)
+	keys := ringIn(t, dir)
 	for i := range subjects {
 		require.NoError(t, keys.CreateKeys(t.Context(), patronNo(i)))
 	}
@@ -97,7 +92,7 @@ func quantile(list []time.Duration, q float64) time.Duration {
 
 // BenchmarkTrailGroup has 64 goroutines record events at once, while checkpoints are made.
 func BenchmarkTrailGroup(b *testing.B) {
-	db, _, path := open(b)
+	db, _, _ := open(b)
 	trail, err := audit.New(b.Context(), audit.Config{Store: sqlite.NewLog(db), Keys: trailKeys(b, 1000), Interval: 250 * time.Millisecond,
 		Anchors: []audit.Anchor{audit.NewFileAnchor(filepath.Join(b.TempDir(), "anchor"))}})
 	require.NoError(b, err)
@@ -131,11 +126,11 @@ func BenchmarkTrailGroup(b *testing.B) {
 	all := slices.Concat(times...)
 	b.ReportMetric(float64(len(all))/took.Seconds(), "events/s")
 	b.ReportMetric(float64(quantile(all, 0.99).Microseconds())/1000, "p99-ms")
-	b.ReportMetric(float64(trailBytes(b, db, path))/float64(len(all)), "B/event")
+	b.ReportMetric(float64(trailBytes(b, db))/float64(len(all)), "B/event")
 }
 
 // trailBytes is what the tables of the trail take in the file, with their indexes.
-func trailBytes(t testing.TB, db *sql.DB, _ string) (size int64) {
+func trailBytes(t testing.TB, db *sql.DB) (size int64) {
 	require.NoError(t, db.QueryRow("SELECT sum(pgsize) FROM dbstat WHERE name LIKE '%trail%'").Scan(&size))
 	return size
 }

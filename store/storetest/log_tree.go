@@ -185,7 +185,7 @@ func testLogNotShared(t *testing.T, s log) {
 	}
 	s.append(event(1))
 	page := s.read(audit.Query{})
-	_ = append(page[0].Body, bytes.Repeat([]byte("x"), 100)...)
+	_ = append(page[0].Body, "xyz"...)
 	if !bytes.Equal(page[1].Body, event(1).Body) {
 		t.Error("who appends to the body of one entry of a page writes over the next one's")
 	}
