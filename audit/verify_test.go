@@ -344,6 +344,20 @@ func TestVerifyFindsFalseClaims(t *testing.T) {
 		y.anchored = anchored
 	}
 
+	// A claim does not reach what comes after it, whoever makes it.
+	y.rows = clean.clone()
+	y.reopen(t)
+	anchored := y.anchored
+	require.NoError(t, y.claim(t, pruned(audit.Views, at(3000), audit.Range{From: 1003, To: 1008})))
+	y.fill(t, 1001, 1100, 100)
+	for n := 1003; n < 1008; n++ {
+		y.rows.remove(n)
+	}
+	for _, key := range []*crypto.TrailKey{y.key, nil} {
+		agree(t, []expectation{{audit.FalseClaim, 1000, 1001}, {audit.Missing, 1003, 1008}}, y.verify(t, y.rows, key).Findings)
+	}
+	y.anchored = anchored
+
 	// Somebody without the keyring who removes entries and says that it was a prune.
 	claim := pruned(audit.Views, at(900), audit.Range{From: 3, To: 8})
 	other := newYard(t)

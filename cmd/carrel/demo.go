@@ -34,7 +34,7 @@ searches the file byte by byte for what is sealed and for the borrowers that are
 writes one HTML page about it.
 It takes a few seconds and needs nothing.
 
-Exit status 1: the search found a borrower that should be gone, or something sealed in plain.`,
+Exit status 1: the search found a borrower that should be gone, or something sealed in plain, or the audit trail does not verify.`,
 		Example: `  carrel demo
   carrel demo --dir demo --loans 200000 --seed 7`,
 		Args: noArgs,
@@ -57,7 +57,7 @@ Exit status 1: the search found a borrower that should be gone, or something sea
 			if asJSON {
 				err = printJSON(cmd, result)
 			}
-			if err == nil && result.Search.After > 0 {
+			if err == nil && result.Search.After+result.Trail.Findings > 0 {
 				return errFound
 			}
 			return err
@@ -100,6 +100,7 @@ type demoResult struct {
 	Records   int              `json:"records"`
 	Sweep     anonymize.Report `json:"sweep"`
 	Search    demoSearch       `json:"search"`
+	Trail     demoTrail        `json:"trail"`
 	Seconds   float64          `json:"seconds"`
 }
 
@@ -112,6 +113,13 @@ type demoSearch struct {
 
 	Sealed int `json:"sealed"`       // names, streets, e-mail addresses, bar codes and borrower numbers that were sealed
 	Plain  int `json:"sealed_found"` // how many of them are in the file, before or after the sweep
+}
+
+// A demoTrail is what was verified of the audit trail.
+type demoTrail struct {
+	Entries     uint64 `json:"entries"`
+	Checkpoints int    `json:"checkpoints"`
+	Findings    int    `json:"findings"`
 }
 
 func (d *demo) run(ctx context.Context) (r demoResult, err error) {
@@ -168,6 +176,9 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 	}
 	r.Search.After, r.Search.Bytes = found(now, gone), int64(len(now))
 	r.Search.Sealed, r.Search.Plain = len(d.secrets), found(append(old, now...), d.secrets)
+	if r.Trail, err = d.verify(ctx); err != nil {
+		return r, err
+	}
 	r.Seconds = time.Since(began).Seconds()
 
 	unlinked, linked := 0, 0
@@ -179,6 +190,8 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 		thousands(r.Search.Sealed), thousands(r.Search.Plain))
 	fmt.Fprintf(d.say, "searched: of the pseudonyms of %s borrowers whom nothing names any more, %s were in the file before, %s are in its %s bytes now\n",
 		thousands(r.Search.Sought), thousands(r.Search.Before), thousands(r.Search.After), thousands(int(r.Search.Bytes)))
+	fmt.Fprintf(d.say, "trail:    %s of who did what, verified against %s; %s\n",
+		plural(int(r.Trail.Entries), "entry"), plural(r.Trail.Checkpoints, "signed checkpoint"), plural(r.Trail.Findings, "finding"))
 	page, err := d.page(r, before, after)
 	if err != nil {
 		return r, err
@@ -186,8 +199,13 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 	if err := writeNew(r.Page, page, 0o644); err != nil {
 		return r, err
 	}
-	_, err = fmt.Fprintf(d.say, "page:     %s\n\nGo on with it, and remove the directory afterwards:\n  carrel sweep --db %s --policy %s --dry-run --at %s\n  echo %s | carrel patron show --db %s --identifier-file - --actor me --role patron-services --purpose support\n",
-		r.Page, r.Database, r.Policy, d.at.AddDate(0, 3, 0).Format(time.DateOnly), d.barcode, r.Database)
+	_, err = fmt.Fprintf(d.say, `page:     %s
+
+Go on with it, and remove the directory afterwards:
+  carrel sweep --db %s --policy %s --dry-run --at %s
+  echo %s | carrel patron show --db %[2]s --identifier-file - --actor me --role patron-services --purpose support
+  carrel log report exposure --staff me --db %[2]s --actor you --role reviewer --purpose review
+`, r.Page, r.Database, r.Policy, d.at.AddDate(0, 3, 0).Format(time.DateOnly), d.barcode)
 	return r, err
 }
 

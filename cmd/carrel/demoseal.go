@@ -50,6 +50,22 @@ func (d *demo) sealPatrons(ctx context.Context) error {
 	})
 }
 
+// verify checks the trail against its anchor.
+func (d *demo) verify(ctx context.Context) (t demoTrail, err error) {
+	cfg := audit.VerifyConfig{Store: sqlite.NewLog(d.db.db)}
+	if cfg.Verifier, err = verifier(ctx, d.keys); err != nil {
+		return t, err
+	}
+	if cfg.Key, err = d.keys.TrailKey(ctx); err != nil {
+		return t, keyProblem(err)
+	}
+	if cfg.Anchored, err = audit.NewFileAnchor(anchorPath("", d.db.path)).Checkpoints(); err != nil {
+		return t, trailProblem(err)
+	}
+	v, err := audit.Verify(ctx, cfg)
+	return demoTrail{v.Entries, v.Checkpoints, len(v.Findings)}, trailProblem(err)
+}
+
 func (d *demo) makeKeys(files keyFiles) (*crypto.Keyring, error) {
 	if err := crypto.CreateKEK(files.kek); err != nil {
 		return nil, keyProblem(err)

@@ -177,7 +177,9 @@ func TestLogPrune(t *testing.T) {
 	db, id := trailDB(t)
 	good(t, carrel(t, "import", "--db", db, "--loans", file(t, "l.csv", "loan,borrower,returned\nl1,p-77,\n")))
 	good(t, carrelIn(t, "p-77\n", "hold", "add", "--db", db, "--borrower-file", "-", "--ref", "case"))
-	prune := func(args ...string) []string { return append([]string{"log", "prune", "--db", db, "--actor", "dpo"}, args...) }
+	prune := func(args ...string) []string {
+		return append([]string{"log", "prune", "--db", db, "--actor", "dpo"}, args...)
+	}
 	refused(t, carrel(t, prune()...), "--keep is missing")
 	refused(t, carrel(t, prune("--keep", "view=P1Y")...), "did you mean \"views\"")
 	refused(t, carrel(t, prune("--keep", "views=1y")...), "is no period")

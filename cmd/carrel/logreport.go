@@ -39,7 +39,7 @@ type reportFlags struct {
 	who          whoFlags
 	since, until string
 	asJSON, csv  bool
-	thorough     bool
+	quick        bool
 	approval     string
 }
 
@@ -75,7 +75,7 @@ func (r *reportFlags) command(name, short, long, example string, about aboutPatr
 	f.StringVar(&r.since, "since", "", "only from this time on; a date is 00:00 UTC")
 	f.StringVar(&r.until, "until", "", "only before this time")
 	f.StringVar(&r.approval, "approval", "", "reference under which the report was approved")
-	f.BoolVar(&r.thorough, "thorough", false, "read the whole trail instead of asking the index of the database, from which its owner can hide entries")
+	f.BoolVar(&r.quick, "quick", false, "ask the index of the database instead of reading the whole trail; its owner can hide entries from that")
 	f.BoolVar(&r.asJSON, "json", false, "print JSON")
 	f.BoolVar(&r.csv, "csv", false, "print CSV")
 	return cmd
@@ -114,7 +114,7 @@ func (r *reportFlags) report(cmd *cobra.Command, period audit.Period, about abou
 		if err := mayReport(cmd, o, call); err != nil {
 			return err
 		}
-		rep, err := audit.NewReporter(audit.ReporterConfig{Store: sqlite.NewLog(o.db.db), Keys: o.keys, Recorder: o.trail, Thorough: r.thorough})
+		rep, err := audit.NewReporter(audit.ReporterConfig{Store: sqlite.NewLog(o.db.db), Keys: o.keys, Recorder: o.trail, Thorough: !r.quick})
 		if err != nil {
 			return trailProblem(err)
 		}

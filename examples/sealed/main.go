@@ -2,13 +2,12 @@
 //
 //	go run ./examples/sealed
 //
-// It makes everything in a temporary directory: a SQLite file, a key-encryption key, a keyring and a trail.
+// It makes everything in a temporary directory: a SQLite file, in which the audit trail is, too, a key-encryption key, a keyring and an anchor.
 package main
 
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -55,10 +54,11 @@ func lastName(ctx context.Context, d *patron.Directory, barcode crypto.Secret) (
 // README: end
 
 func run(ctx context.Context, dir string, out io.Writer) error {
-	keys, d, err := open(ctx, dir)
+	trail, d, err := open(ctx, dir)
 	if err != nil {
 		return err
 	}
+	defer trail.Close(ctx)
 	registration := patron.Call{Actor: "staff-3", Role: "patron-services", Purpose: "registration", Channel: audit.UI}
 	barcode := crypto.NewSecret("29000000000077")
 	id, err := d.Create(ctx, registration, patron.Profile{
@@ -80,8 +80,8 @@ func run(ctx context.Context, dir string, out io.Writer) error {
 	_, err = d.View(ctx, patron.Call{Actor: "staff-17", Role: "circulation", Purpose: "checkout", Channel: audit.UI}, id, access.SetOf(access.Birth))
 	fmt.Fprintln(out, "the desk and a birth date:", err)
 
-	// Forgetting is destroying one key.
-	if err := keys.Shred(ctx, id.Subject()); err != nil {
+	// Forgetting is destroying one key, of which the trail says only that it was done.
+	if err := trail.Shred(ctx, audit.Event{Actor: "dpo", Channel: audit.UI, Approval: "erasure 2026-31"}, id.Subject()); err != nil {
 		return err
 	}
 	_, err = lastName(ctx, d, barcode)
@@ -90,7 +90,7 @@ func run(ctx context.Context, dir string, out io.Writer) error {
 }
 
 // open makes keys and tables on the first start and opens them. The keys belong apart from the database and its backups.
-func open(ctx context.Context, dir string) (*crypto.Keyring, *patron.Directory, error) {
+func open(ctx context.Context, dir string) (*audit.Trail, *patron.Directory, error) {
 	db, err := sql.Open("sqlite", sqlite.DSN(filepath.Join(dir, "library.db")))
 	if err != nil {
 		return nil, nil, err
@@ -125,35 +125,11 @@ func open(ctx context.Context, dir string) (*crypto.Keyring, *patron.Directory, 
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := patron.New(patron.Config{Store: sqlite.NewPatrons(db), Keys: keys, Access: matrix, Grants: sqlite.NewGrants(db),
-		Recorder: trail(filepath.Join(dir, "trail.jsonl"))})
-	return keys, d, err
-}
-
-// A trail appends events to a file. What an event says about somebody beyond their ID is left out here; a recorder that keeps it seals it
-// under that person's key, as carrel's command does.
-type trail string
-
-func (t trail) Record(_ context.Context, e audit.Event) error {
-	var ids []crypto.Subject
-	for _, s := range e.Subjects {
-		ids = append(ids, s.ID)
-	}
-	e.Subjects = nil
-	line, err := json.Marshal(struct {
-		audit.Event
-		IDs []crypto.Subject
-	}{e, ids})
+	// The anchor belongs where the database's owner can append and not overwrite.
+	trail, err := audit.New(ctx, audit.Config{Store: sqlite.NewLog(db), Keys: keys, Anchors: []audit.Anchor{audit.NewFileAnchor(filepath.Join(dir, "anchor"))}})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	f, err := os.OpenFile(string(t), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := f.Write(append(line, '\n')); err != nil {
-		return err
-	}
-	return f.Sync() // durable before anything is shown
+	d, err := patron.New(patron.Config{Store: sqlite.NewPatrons(db), Keys: keys, Access: matrix, Grants: sqlite.NewGrants(db), Recorder: trail})
+	return trail, d, err
 }

@@ -19,16 +19,16 @@ revealed: Tunda
 the desk and a birth date: patron: not allowed: no-right
 after that: crypto: the key of this subject has been destroyed
 `, out.String())
-	for _, name := range []string{"library.db", "library.db-wal", "trail.jsonl"} {
+	for _, name := range []string{"library.db", "library.db-wal", "anchor"} {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		require.NoError(t, err)
 		for _, secret := range []string{"Tunda", "fola@example.org", "29000000000077"} {
 			require.NotContains(t, string(data), secret, name)
 		}
 	}
-	trail, err := os.ReadFile(filepath.Join(dir, "trail.jsonl"))
+	anchor, err := os.ReadFile(filepath.Join(dir, "anchor"))
 	require.NoError(t, err)
-	require.Equal(t, 7, strings.Count(string(trail), "\n"), string(trail))
+	require.Regexp(t, `^carrel/trail/[0-9a-f]{32}\n8\n`, string(anchor), "the entries: what was created, found, seen, refused and destroyed")
 }
 
 // What the README shows is what compiles and runs here.

@@ -431,7 +431,7 @@ func testLogQueries(t *testing.T, s log) {
 		end := min(n, at+1+r.IntN(90))
 		s.append(all[at:end]...)
 		at = end
-		for range 12 {
+		for range 6 {
 			q := audit.Query{Limit: []int{1, 3, 10, 100, 2000}[r.IntN(5)]}
 			for range r.IntN(4) * r.IntN(3) {
 				q.Tags = append(q.Tags, personTag(r.IntN(11), r.IntN(11)))
@@ -477,8 +477,8 @@ func testManyTags(t *testing.T, s log) {
 	s.append(all[:10]...)
 	s.finds(audit.Query{Tags: all[5].Tags}, all[:10])
 	s.append(all[10:]...)
-	for _, tag := range all[5].Tags {
-		s.finds(audit.Query{Tags: []audit.Tag{tag}}, all)
+	for i := 0; i < len(all[5].Tags); i += 9 {
+		s.finds(audit.Query{Tags: all[5].Tags[i : i+1]}, all)
 	}
 	for _, limit := range []int{1, 2, 1000} {
 		s.finds(audit.Query{Tags: all[5].Tags[:300], Limit: limit}, all)
