@@ -4,8 +4,8 @@
 //
 //   - [github.com/carrel-project/carrel/patron]: the directory of patrons, whose records are sealed segment by segment
 //     under keys ([github.com/carrel-project/carrel/crypto]) that can be destroyed, and shown as far as a role may see
-//     them for a purpose ([github.com/carrel-project/carrel/access]), after that was recorded
-//     ([github.com/carrel-project/carrel/audit]).
+//     them for a purpose ([github.com/carrel-project/carrel/access]), after that was recorded in a trail that nobody
+//     changes unnoticed ([github.com/carrel-project/carrel/audit]).
 //   - [github.com/carrel-project/carrel/circulation]: loans, requests, resource sharing, fees and
 //     notices, their life cycles, and the flat record that rules see.
 //   - [github.com/carrel-project/carrel/anonymize]: the retention policy, the decision and the sweep.

@@ -82,6 +82,7 @@ var (
 		"github.com/spf13/pflag",
 		"github.com/tink-crypto/tink-go/v2",
 		"go.yaml.in/yaml/v3",
+		"golang.org/x/mod",
 		"golang.org/x/sync",
 		"golang.org/x/term",
 		"modernc.org/sqlite",
@@ -95,6 +96,7 @@ var (
 		"github.com/stretchr/testify",
 		"github.com/transparency-dev/merkle", // a second opinion on the proofs of package audit
 		"go.yaml.in/yaml/v3",
+		"golang.org/x/mod",
 		"modernc.org/sqlite",
 		"pgregory.net/rapid",
 	}

@@ -16,8 +16,9 @@ import (
 // Plaintext leaves a Secret by one method. These are the places that call it, outside of package crypto and of tests: a new one is a change
 // to be reviewed, and then to be counted here.
 var reviewed = map[string]int{
+	"audit/encode.go":         3, // encoded to be sealed
+	"audit/report_changes.go": 1, // decoded from that
 	"cmd/carrel/patron.go":    2, // what patron resolve was asked; the segments that show and export print
-	"cmd/carrel/trail.go":     2, // into a seal of its own
 	"examples/sealed/main.go": 1,
 	"patron/field.go":         1, // masks
 	"patron/find.go":          5, // looked up, as tokens; the reference of a borrower token, taken apart and compared

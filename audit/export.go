@@ -70,8 +70,9 @@ type personLine struct {
 	Sealed []byte         `json:"sealed,omitempty"`
 }
 
-// WriteJSONL writes the trail as JSON Lines, one event a line, in the order of the numbers: every public field, and of the people the tags and what is
-// sealed, or their IDs. Up to where the trail reached when it began. What it writes is recorded page by page before it is written.
+// WriteJSONL writes the trail as JSON Lines, one event a line, in the order of the numbers: every public field, and of the people the tags
+// and what is sealed, or their IDs. Up to where the trail reached when it began. What it writes is recorded page by page before it is
+// written.
 func (r *Reporter) WriteJSONL(ctx context.Context, by By, w io.Writer, f LogFilter) (Written, error) {
 	return r.write(ctx, by, "log-jsonl", w, f, func(out *json.Encoder, i *item, names []crypto.Subject) error {
 		return out.Encode(lineOf(i, names))
@@ -99,8 +100,8 @@ func lineOf(i *item, names []crypto.Subject) logLine {
 	return l
 }
 
-// write reads the trail in the order of the numbers and hands each event to line, with the ID of everybody it is about, or "" for those who are not to be
-// named or are forgotten.
+// write reads the trail in the order of the numbers and hands each event to line, with the ID of everybody it is about, or "" for those
+// who are not to be named or are forgotten.
 func (r *Reporter) write(ctx context.Context, by By, name string, w io.Writer, f LogFilter,
 	line func(*json.Encoder, *item, []crypto.Subject) error) (Written, error) {
 	var done Written

@@ -9,8 +9,8 @@ import (
 	"github.com/carrel-project/carrel/crypto"
 )
 
-// A Scope says what is out: an account, a role, a break-glass grant, a recipient, a time. Of each list one must fit, and all lists that are not empty must.
-// At least one field is set.
+// A Scope says what is out: an account, a role, a break-glass grant, a recipient, a time. Of each list one must fit, and all lists that
+// are not empty must. At least one field is set.
 type Scope struct {
 	Period
 	Actors     []string // members of staff and programs
@@ -18,7 +18,8 @@ type Scope struct {
 	Grants     []string // break-glass grants
 	Recipients []string // of exports
 
-	// Everyone means that a copy of the database is out, together with what opens it: everybody who has a key, with everything. It stands alone.
+	// Everyone means that a copy of the database is out, together with what opens it: everybody who has a key, with everything. It stands
+	// alone.
 	Everyone bool
 }
 
@@ -37,8 +38,8 @@ func (s *Scope) check() error {
 // disclosed are the actions that tell somebody something of a patron.
 var disclosed = []Action{View, Find, Resolve, Export, Report}
 
-// discloses reports whether an event says that something of patrons was told. That it was recorded to have failed later takes nothing back: it may have
-// failed on the way.
+// discloses reports whether an event says that something of patrons was told. That it was recorded to have failed later takes nothing
+// back: it may have failed on the way.
 func discloses(e *Event) bool { return e.Outcome == Done && slices.Contains(disclosed, e.Action) }
 
 // holds reports whether what an event tells is in the scope.
@@ -54,9 +55,9 @@ const identitySegment = "identity"
 // everySegment stands for all that there is of somebody.
 const everySegment = "everything"
 
-// An Exposure is what a breach lets out, or what it may have: the patrons, by name of their ID, the segments, and how many of each, as a notice after
-// article 33 of the GDPR wants them. An event that stands for others within some time counts for all of that time, so that it says too much by
-// at most that time, and never too little.
+// An Exposure is what a breach lets out, or what it may have: the patrons, by name of their ID, the segments, and how many of each, as a
+// notice after article 33 of the GDPR wants them. An event that stands for others within some time counts for all of that time, so that it
+// says too much by at most that time, and never too little.
 //
 // What was pruned, lost or tampered with says nothing any more: PrunedBefore, Lost and Skipped tell whether that is so.
 type Exposure struct {
@@ -70,8 +71,8 @@ type Exposure struct {
 	Last       time.Time                 `json:"last,omitzero"`
 	Events     int                       `json:"events"` // in the scope
 
-	// Forgotten says, month by month, how many people were let out who have been forgotten since; nothing leads to them any more. In two months the same ones
-	// count twice, so that the sum, ForgottenAtMost, is an upper bound.
+	// Forgotten says, month by month, how many people were let out who have been forgotten since; nothing leads to them any more. In two
+	// months the same ones count twice, so that the sum, ForgottenAtMost, is an upper bound.
 	Forgotten       []ForgottenMonth `json:"forgotten,omitempty"`
 	ForgottenAtMost int              `json:"forgotten_at_most"`
 	Keyless         int              `json:"keyless"` // people whom events count who had no key when they were recorded

@@ -31,8 +31,10 @@ func someSegments(rng *rand.Rand, least int) (list []string) {
 
 // anEvent is something that may be in a scope, and much that is not.
 func anEvent(rng *rand.Rand, now time.Time, subjects []crypto.Subject) audit.Event {
-	e := audit.Event{Time: now, Action: pick(rng, audit.View, audit.View, audit.View, audit.View, audit.Find, audit.Resolve, audit.Export, audit.Update, audit.BreakGlass, audit.Report),
-		Outcome: pick(rng, audit.Done, audit.Done, audit.Done, audit.Done, audit.Denied, audit.Failed), Actor: pick(rng, "", "a", "b", "c"), Role: pick(rng, "desk", "data"),
+	e := audit.Event{Time: now, Outcome: pick(rng, audit.Done, audit.Done, audit.Done, audit.Done, audit.Denied, audit.Failed),
+		Action: pick(rng, audit.View, audit.View, audit.View, audit.View, audit.Find, audit.Resolve, audit.Export, audit.Update, audit.BreakGlass,
+			audit.Report),
+		Actor: pick(rng, "", "a", "b", "c"), Role: pick(rng, "desk", "data"),
 		Purpose: "circulation", Channel: audit.UI, Segments: someSegments(rng, 0), Count: 1}
 	whom := []crypto.Subject{subjects[rng.IntN(min(len(subjects), 6))]}
 	switch e.Action {

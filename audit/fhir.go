@@ -21,8 +21,8 @@ type FHIR struct {
 	Address string // its URI; empty: it has none
 }
 
-// WriteFHIR writes the trail as AuditEvent resources of FHIR R4, one a line (NDJSON), in the order of the numbers. Where the Basic Audit Log Patterns of IHE
-// (BALP 1.1) have a profile for what happened, the resource follows it and says so:
+// WriteFHIR writes the trail as AuditEvent resources of FHIR R4, one a line (NDJSON), in the order of the numbers. Where the Basic Audit
+// Log Patterns of IHE (BALP 1.1) have a profile for what happened, the resource follows it and says so:
 //
 //	view                          PatientRead
 //	find, resolve                 PatientQuery; Query when nobody was found
@@ -31,9 +31,10 @@ type FHIR struct {
 //	shred                         PatientDelete; Delete when it can no longer be said whom it was about
 //	export to a recipient         PrivacyDisclosure.Source
 //
-// These profiles are of what succeeded and of one patient each: an event about several people becomes several resources, and one that was refused or failed
-// claims none. Everything else is a plain AuditEvent with the codes of DICOM and ISO 21089. A patient is a logical reference, by ID or else by the
-// tag, which is a pseudonym for a month. What is not known, such as the network of a client, is said to be unknown.
+// These profiles are of what succeeded and of one patient each: an event about several people becomes several resources, and one that was
+// refused or failed claims none. Everything else is a plain AuditEvent with the codes of DICOM and ISO 21089. A patient is a logical
+// reference, by ID or else by the tag, which is a pseudonym for a month. What is not known, such as the network of a client, is said to be
+// unknown.
 func (r *Reporter) WriteFHIR(ctx context.Context, by By, w io.Writer, f FHIR) (Written, error) {
 	if f.Site == "" {
 		return Written{}, errors.New("audit: FHIR.Site is empty, want the name of the library system")

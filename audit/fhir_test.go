@@ -47,7 +47,8 @@ var balpProfiles = map[string]struct {
 		[]string{part + "AUT", part + "INF", part + "CST"}, false, false},
 	"PatientDelete": {rest, doing + "delete", "D", dcm + "110150", "http://terminology.hl7.org/CodeSystem/provenance-participant-type#custodian",
 		[]string{part + "AUT", part + "INF", part + "CST"}, true, false},
-	"PrivacyDisclosure.Source": {dcm + "110106", "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle#disclose", "R", dcm + "110152", dcm + "110153", nil, true, false},
+	"PrivacyDisclosure.Source": {dcm + "110106", "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle#disclose", "R",
+		dcm + "110152", dcm + "110153", nil, true, false},
 }
 
 type fhir = map[string]any
@@ -269,7 +270,8 @@ func TestFHIRLooksLikeThis(t *testing.T) {
 	d := aDay(t)
 	r := reporter(t, d)
 	var out bytes.Buffer
-	_, err := r.WriteFHIR(t.Context(), auditor, &out, audit.FHIR{Site: "Town Library", Address: "https://library.example", LogFilter: audit.LogFilter{Name: true, Period: audit.Period{Until: past(60)}}})
+	_, err := r.WriteFHIR(t.Context(), auditor, &out, audit.FHIR{Site: "Town Library", Address: "https://library.example",
+		LogFilter: audit.LogFilter{Name: true, Period: audit.Period{Until: past(60)}}})
 	require.NoError(t, err)
 	for _, a := range readFHIR(t, out.Bytes()) {
 		require.NoError(t, checkFHIR(a))

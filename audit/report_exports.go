@@ -15,8 +15,8 @@ type ExportFilter struct {
 	Recipient string
 }
 
-// An ExportRow is an export. Its pages are one event each; those that follow one another within ten minutes, and say the same of everything but
-// how many people are on them, are taken for one export.
+// An ExportRow is an export. Its pages are one event each; those that follow one another within ten minutes, and say the same of
+// everything but how many people are on them, are taken for one export.
 type ExportRow struct {
 	Time      time.Time `json:"time"`          // of the first page
 	Last      time.Time `json:"last,omitzero"` // of the last, when there are more
@@ -38,12 +38,13 @@ type ExportRow struct {
 const exportGap = 10 * time.Minute
 
 func (a *ExportRow) continues(b *ExportRow) bool {
-	return a.Actor == b.Actor && a.Self == b.Self && a.Role == b.Role && a.Purpose == b.Purpose && a.Channel == b.Channel && a.Recipient == b.Recipient &&
-		a.Approval == b.Approval && a.Outcome == b.Outcome && a.Why == b.Why && slices.Equal(a.Segments, b.Segments) &&
+	return a.Actor == b.Actor && a.Self == b.Self && a.Role == b.Role && a.Purpose == b.Purpose && a.Channel == b.Channel &&
+		a.Recipient == b.Recipient && a.Approval == b.Approval && a.Outcome == b.Outcome && a.Why == b.Why && slices.Equal(a.Segments, b.Segments) &&
 		!a.Time.After(cmp.Or(b.Last, b.Time).Add(exportGap))
 }
 
-// Exports lists exports: who gave what of how many patrons to whom, and under which approval; refused ones too. Ordered by the time of the first page.
+// Exports lists exports: who gave what of how many patrons to whom, and under which approval; refused ones too. Ordered by the time of the
+// first page.
 func (r *Reporter) Exports(ctx context.Context, by By, f ExportFilter) (Table[ExportRow], error) {
 	var t Table[ExportRow]
 	p, err := r.begin(ctx, by, "exports", "")

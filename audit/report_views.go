@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -88,6 +89,9 @@ func (r *Reporter) ViewsBy(ctx context.Context, by By, actor string, f ViewFilte
 	if err != nil {
 		return t, err
 	}
+	if actor == "" {
+		return t, errors.New("audit: ViewsBy wants an actor; patrons who look at their own data are none")
+	}
 	items, err := p.sorted(ctx, f.selection(), func(e *Event) bool { return e.Actor == actor && f.wants(e) })
 	if err != nil {
 		return t, err
@@ -135,8 +139,8 @@ type SeenRow struct {
 	Recipient string   `json:"recipient,omitempty"`
 }
 
-// Seen says what a patron may see of who looked at their data. It is the one report that they may ask for themselves. Only what was shown is in it, not what was
-// refused. Ordered by time.
+// Seen says what a patron may see of who looked at their data. It is the one report that they may ask for themselves. Only what was shown
+// is in it, not what was refused. Ordered by time.
 //
 // Errors: [crypto.ErrShredded] and [crypto.ErrNoKey] for one who was forgotten or never there.
 func (r *Reporter) Seen(ctx context.Context, by By, subject crypto.Subject, period Period) (Table[SeenRow], error) {
@@ -152,7 +156,8 @@ func (r *Reporter) Seen(ctx context.Context, by By, subject crypto.Subject, peri
 	}
 	for _, i := range items {
 		e := &i.event
-		t.Rows = append(t.Rows, SeenRow{Date: e.Time.Format(time.DateOnly), Purpose: e.Purpose, Role: e.Role, Segments: e.Segments, Recipient: e.Recipient})
+		t.Rows = append(t.Rows, SeenRow{Date: e.Time.Format(time.DateOnly), Purpose: e.Purpose, Role: e.Role, Segments: e.Segments,
+			Recipient: e.Recipient})
 	}
 	t.Skipped = p.skipped
 	return give(ctx, p, t, subject)

@@ -17,15 +17,15 @@ type ReporterConfig struct {
 	Keys     *crypto.Keyring // opened with the store of subject keys
 	Recorder Recorder        // takes the events that say which reports were made: the trail itself
 
-	// Thorough reads the whole trail for every report. Otherwise those on one subject or some actions ask the store's index, which whoever owns the
-	// database can change: an entry cannot be made to say something else by that, but it can be kept out of sight.
+	// Thorough reads the whole trail for every report. Otherwise those on one subject or some actions ask the store's index, which whoever
+	// owns the database can change: an entry cannot be made to say something else by that, but it can be kept out of sight.
 	Thorough bool
 
 	Now func() time.Time // nil: time.Now
 }
 
-// A Reporter reads a trail. Whatever it tells is recorded first, as a [Report] with the name of the report as Object and how many rows it has as Count,
-// and about the subjects it names; if that fails, nothing is told. Who may ask for which report is for the caller to decide.
+// A Reporter reads a trail. Whatever it tells is recorded first, as a [Report] with the name of the report as Object and how many rows it
+// has as Count, and about the subjects it names; if that fails, nothing is told. Who may ask for which report is for the caller to decide.
 //
 // What counts is the body of an entry, and only if it is authentic: entries that are not are left out and counted as skipped. It is
 // safe for concurrent use.
@@ -61,7 +61,8 @@ type By struct {
 	Purpose string
 	Channel Channel
 
-	// Self is a patron: whom the report's event is about, never its actor. They get what [Reporter.Seen] says of themself, and no other report.
+	// Self is a patron: whom the report's event is about, never its actor. They get what [Reporter.Seen] says of themself, and no other
+	// report.
 	Self crypto.Subject
 
 	Approval string // reference under which the report was approved; naming the people in a whole log needs one
@@ -82,8 +83,8 @@ type Table[Row any] struct {
 	Rows    []Row `json:"rows"`
 	Skipped int   `json:"skipped"` // entries that are damaged or forged, and so are not believed: Verify says which
 
-	// Forgotten is in how many cases somebody is meant who was forgotten: one person and one month each, so that it is an upper bound of how many
-	// people. Only of reports that name several people.
+	// Forgotten is in how many cases somebody is meant who was forgotten: one person and one month each, so that it is an upper bound of
+	// how many people. Only of reports that name several people.
 	Forgotten int `json:"forgotten,omitempty"`
 }
 

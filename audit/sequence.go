@@ -92,7 +92,7 @@ func (t *Trail) Sequence(ctx context.Context) (checkpoint []byte, err error) {
 	defer s.turn.Unlock()
 	for {
 		more, err := t.grow(ctx)
-		if errors.Is(err, ErrConflict) {
+		if errors.Is(err, ErrConflict) && ctx.Err() == nil {
 			s.edge = nil
 			continue
 		}
@@ -110,6 +110,9 @@ func (t *Trail) Sequence(ctx context.Context) (checkpoint []byte, err error) {
 // load makes s.edge what the store has, and checks it.
 func (t *Trail) load(ctx context.Context) (next uint64, err error) {
 	s := &t.tree
+	if err := t.lookAtAnchors(); err != nil {
+		return 0, err
+	}
 	for {
 		tree, err := t.store.Tree(ctx)
 		if err != nil {
@@ -216,25 +219,35 @@ func (t *Trail) anchor(ctx context.Context) error {
 	return nil
 }
 
+// lookAtAnchors learns how far the anchors are. It comes before the store is asked: another process may put entries and a checkpoint in between, and
+// that would look like a loss.
+func (t *Trail) lookAtAnchors() error {
+	s := &t.tree
+	if s.looked {
+		return nil
+	}
+	for _, a := range t.anchors {
+		a, ok := a.(interface{ Recent() ([][]byte, error) })
+		if !ok {
+			continue
+		}
+		recent, err := a.Recent()
+		if err != nil {
+			return err
+		}
+		for _, checkpoint := range recent {
+			if known, err := OpenCheckpoint(checkpoint, t.verifier); err == nil && uint64(known.N) >= s.highest {
+				s.highest, s.last = uint64(known.N), checkpoint
+			}
+		}
+	}
+	s.looked = true
+	return nil
+}
+
 // behind looks whether the store has lost entries that are anchored.
 func (t *Trail) behind(ctx context.Context, tree Tree) error {
 	s := &t.tree
-	if !s.looked {
-		for _, a := range t.anchors {
-			if a, ok := a.(interface{ Recent() ([][]byte, error) }); ok {
-				recent, err := a.Recent()
-				if err != nil {
-					return err
-				}
-				for _, checkpoint := range recent {
-					if known, err := OpenCheckpoint(checkpoint, t.verifier); err == nil && uint64(known.N) >= s.highest {
-						s.highest, s.last = uint64(known.N), checkpoint
-					}
-				}
-			}
-		}
-		s.looked = true
-	}
 	if tree.Size >= s.highest {
 		return nil
 	}
@@ -283,7 +296,11 @@ func digest(checkpoint []byte) string { return fmt.Sprintf("sha256:%x", sha256.S
 func (t *Trail) Restore(ctx context.Context, e Event) (Range, error) {
 	s := &t.tree
 	s.turn.Lock()
-	tree, err := t.store.Tree(ctx)
+	err := t.lookAtAnchors()
+	var tree Tree
+	if err == nil {
+		tree, err = t.store.Tree(ctx)
+	}
 	if err == nil {
 		err = t.behind(ctx, tree)
 	}

@@ -21,8 +21,8 @@ type Summary struct {
 	Aside   int    `json:"aside"`   // files in the spool that are damaged or forged
 }
 
-// Summary counts events of a period, and what waits; spool is the trail's spool directory, empty without one. It is the one thing that a reporter tells without
-// recording it: it is about nobody.
+// Summary counts events of a period, and what waits; spool is the trail's spool directory, empty without one. It is the one thing that a
+// reporter tells without recording it: it is about nobody.
 func (r *Reporter) Summary(ctx context.Context, period Period, spool string) (Summary, error) {
 	s := Summary{Entries: map[Action]map[Outcome]int{}}
 	p := &report{r: r}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -235,6 +234,20 @@ func (y *yard) fill(t testing.TB, from, to, every int) {
 	}
 }
 
+// bulk appends many events that are quickly made.
+func (y *yard) bulk(t testing.TB, n int) {
+	t.Helper()
+	for from := 0; from < n; from += 10_000 {
+		var list []audit.Entry
+		for i := from; i < min(n, from+10_000); i++ {
+			list = append(list, y.prepare(t, something(8*i+1)))
+		}
+		require.NoError(t, y.rows.Append(t.Context(), list))
+		_, err := y.Sequence(t.Context())
+		require.NoError(t, err)
+	}
+}
+
 func (y *yard) verify(t testing.TB, store audit.Store, key *crypto.TrailKey) audit.Verification {
 	t.Helper()
 	v, err := audit.Verify(t.Context(), audit.VerifyConfig{Store: store, Verifier: y.verifier, Key: key, Anchored: y.anchored})
@@ -437,5 +450,3 @@ func TestVerifyFindsEveryBit(t *testing.T) {
 		}
 	}
 }
-
-var _ = filepath.Join

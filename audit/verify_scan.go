@@ -137,7 +137,7 @@ func (v *verifier) readEntries() error {
 
 // pages calls each for all entries with the numbers From ≤ n < To; To 0: no end.
 func (v *verifier) pages(ctx context.Context, from, to uint64, each func(n uint64, body []byte)) error {
-	q := Query{From: from, To: to, Limit: sequencePage}
+	q := Query{From: from, To: to, Limit: verifySpan}
 	for first, last := true, uint64(0); ; {
 		page, err := v.Store.Entries(ctx, q)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,19 +101,24 @@ func TestStoresWithDeferredTransactions(t *testing.T) {
 
 func TestOlderSchema(t *testing.T) {
 	db, _, _ := open(t)
-	text, err := fs.ReadFile(sqlite.Migrations(), "00002_patrons.sql")
-	require.NoError(t, err)
-	_, down, _ := strings.Cut(string(text), "-- +goose Down")
-	_, err = db.Exec(down)
-	require.NoError(t, err)
-	err = sqlite.New(db).CheckSchema(t.Context())
+	var ups []string
+	for _, name := range []string{"00003_trail.sql", "00002_patrons.sql"} {
+		text, err := fs.ReadFile(sqlite.Migrations(), name)
+		require.NoError(t, err)
+		up, down, _ := strings.Cut(string(text), "-- +goose Down")
+		_, err = db.Exec(down)
+		require.NoError(t, err)
+		ups = append(ups, up)
+	}
+	err := sqlite.New(db).CheckSchema(t.Context())
 	require.ErrorIs(t, err, sqlite.ErrOlderSchema)
 	require.ErrorIs(t, err, sqlite.ErrNoSchema)
-	require.ErrorContains(t, err, "its version is 1, this program's 2")
-	require.Zero(t, count(t, db, "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'patron%' OR name LIKE 'subject_keys%' OR name LIKE 'grants%'"))
-	migrate2, _, _ := strings.Cut(string(text), "-- +goose Down")
-	_, err = db.Exec(migrate2)
-	require.NoError(t, err)
+	require.ErrorContains(t, err, "its version is 1, this program's 3")
+	require.Zero(t, count(t, db, "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'patron%' OR name LIKE 'subject_keys%' OR name LIKE 'grants%' OR name LIKE 'trail%'"))
+	for _, up := range slices.Backward(ups) {
+		_, err = db.Exec(up)
+		require.NoError(t, err)
+	}
 	require.NoError(t, sqlite.New(db).CheckSchema(t.Context()))
 }
 
