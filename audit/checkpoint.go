@@ -210,15 +210,17 @@ func (a *FileAnchor) Recent() ([][]byte, error) {
 func SplitCheckpoints(data []byte) (list [][]byte) {
 	const sig = "— "
 	for len(data) > 0 {
-		// A note is a text, an empty line and lines of signatures; the next begins after the last of these.
-		end, signed := 0, false
+		// A note is a text, an empty line and lines of signatures; the next begins after the last of these. An empty line that no signature follows ends
+		// half of one.
+		end, empty, signed := 0, false, false
 		for end < len(data) {
 			line, _, _ := bytes.Cut(data[end:], []byte("\n"))
 			isSig := bytes.HasPrefix(line, []byte(sig))
-			if signed && !isSig {
+			if (signed || empty) && !isSig {
 				break
 			}
 			signed = signed || isSig
+			empty = len(line) == 0 && end > 0
 			end = min(len(data), end+len(line)+1)
 		}
 		if one := bytes.TrimLeft(data[:end], "\n"); len(one) > 0 {

@@ -28,6 +28,7 @@
 // length as varint and its bytes. The body of an entry is
 //
 //	1                 one byte: the version
+//	nonce             8 random bytes: no two events are equal, so that a copy is one
 //	public            a part: the public fields of the event
 //	n                 varint: how many subjects follow
 //	  tag             16 bytes
@@ -35,7 +36,7 @@
 //	mac               16 bytes
 //
 // and its leaf the same with each ciphertext that is not empty replaced by its SHA-256. The leaf's hash is that of RFC 6962: SHA-256 of a
-// zero byte and the leaf. The mac is the beginning of HMAC-SHA-256 over the leaf up to the mac; its key is derived from the trail's
+// zero byte and the leaf. What stands in the log and is no entry, or has a wrong mac, has the leaf 0xff and its bytes as they are. The mac is the beginning of HMAC-SHA-256 over the leaf up to the mac; its key is derived from the trail's
 // secret in the keyring by HKDF-SHA-256 (RFC 5869) with the keyring's ID as salt and the text carrel/v1/trail/entry. The public fields are a sequence of
 // a tag byte and a part each, in ascending order of the tag; only tags 10 and 17 may repeat; an empty or zero field is not written.
 //
@@ -62,9 +63,9 @@
 //
 //	01 08 8090c6d2a89b9803 02 05 6c6f67696e 03 04 646f6e65 05 08 73746166662d3137 06 04 6465736b 08 02 7569
 //
-// and, followed by the varint 0 because it is about no patron, preceded by the version and the length, and with 16 zero bytes for its mac, the leaf hash
+// and, followed by the varint 0 because it is about no patron, preceded by the version, the nonce 0102030405060708 and the length, and with 16 zero bytes for its mac, the leaf hash
 //
-//	b4f6cea89c51c577c201b72cd6b3f44b8dd6214f4fa2c13539aa0e482c04ea78
+//	76e9746bbbba5ebc80f0cad1a3541167018a3ebaad1d2179444dfe661006f1a8
 //
 // What [Trail.Record] writes besides, and what an [Anchor] gets, is in docs/formats.md.
 package audit

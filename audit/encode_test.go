@@ -17,9 +17,9 @@ func TestWorkedExample(t *testing.T) {
 	e := Login{Time: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC), Staff: "staff-17", Role: "desk", Result: Success, Channel: UI}.Event()
 	require.NoError(t, e.check())
 	public := e.encode()
-	body := append([]byte{bodyVersion, byte(len(public))}, public...)
+	body := append([]byte{bodyVersion, 1, 2, 3, 4, 5, 6, 7, 8, byte(len(public))}, public...)
 	body = append(append(body, 0), make([]byte, macSize)...)
-	hash, leaf, ok := leafHash(nil, body)
+	hash, leaf, ok := leafHash(nil, nil, body)
 	require.True(t, ok)
 	require.Equal(t, body, leaf)
 
@@ -102,13 +102,13 @@ func FuzzDecode(f *testing.F) {
 func FuzzOpen(f *testing.F) {
 	e := Event{Time: time.UnixMicro(1), Action: View, Outcome: Done}
 	public := e.encode()
-	body := append([]byte{bodyVersion, byte(len(public))}, public...)
+	body := append([]byte{bodyVersion, 1, 2, 3, 4, 5, 6, 7, 8, byte(len(public))}, public...)
 	with := append(append(append([]byte{}, body...), 1), make([]byte, tagSize)...)
 	f.Add(append(append([]byte{}, append(body, 0)...), make([]byte, macSize)...))
 	f.Add(append(append(with, 3, 1, 2, 3), make([]byte, macSize)...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, err := open(data)
-		_, _, ok := leafHash(nil, data)
+		_, _, ok := leafHash(nil, nil, data)
 		if err == nil && !ok {
 			t.Fatal("a body that can be opened has no leaf")
 		}

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -26,7 +27,10 @@ type Entry struct {
 	Key [16]byte
 }
 
-const bodyVersion = 1
+const (
+	bodyVersion = 1
+	nonceSize   = 8
+)
 
 // A Tag stands for a subject in the entries of one calendar month (UTC): two bytes for the month, counted from January 1970, so that
 // the tags of a month lie side by side in an index, and 14 bytes of a [crypto.Tag], which only the subject's key yields. They are
@@ -53,6 +57,7 @@ const sealLabel = "trail"
 
 // Prepare seals an event, so that it can be appended to the store in a transaction of the caller's own, together with what it
 // is about: with [Store].Append of a store on that transaction. It will be found from the commit on; the next checkpoint covers it.
+// What is revealed must not depend on a transaction that can still be rolled back: that is for [Trail.Record].
 //
 // Subjects without a key, because they were forgotten or never there, are left out; Count still counts them.
 //
@@ -64,6 +69,8 @@ func (t *Trail) Prepare(ctx context.Context, e Event) (Entry, error) {
 	public := e.encode()
 	b := make([]byte, 0, len(public)+64+64*len(e.Subjects))
 	b = append(b, bodyVersion)
+	b = append(b, make([]byte, nonceSize)...)
+	rand.Read(b[1:]) // never fails
 	b = binary.AppendUvarint(b, uint64(len(public)))
 	b = append(b, public...)
 	month := monthOf(e.Time)
@@ -120,6 +127,7 @@ func appendLeaf(leaf, body []byte) ([]byte, error) {
 	if r.byte() != bodyVersion {
 		return nil, errEncoding
 	}
+	r.bytes(nonceSize)
 	r.part()
 	n := r.uvarint()
 	if r.bad || n > uint64(len(r.b)/(tagSize+1)) {
@@ -160,15 +168,19 @@ func leafOf(buffer, body []byte) ([]byte, error) {
 	return append(leaf, body[end:]...), err
 }
 
-// leafHash returns the hash of an entry's leaf (RFC 6962, section 2.1). What is no entry has a hash as well, which is no entry's: it is in the log,
-// and Verify will say so.
-func leafHash(buffer, body []byte) (hash tlog.Hash, leaf []byte, ok bool) {
+// leafHash returns the hash of an entry's leaf (RFC 6962, section 2.1), and whether it is an entry that was made with the key; a nil key says that this cannot be
+// known. What is none is in the log all the same, for its place is taken: its leaf is one that no entry has, so that who verifies without
+// the key sees that it does not fit, and believes no claim of it.
+func leafHash(key *crypto.TrailKey, buffer, body []byte) (hash tlog.Hash, leaf []byte, ok bool) {
 	leaf, err := leafOf(buffer, body)
-	if err != nil {
-		leaf = append(append(leaf[:0], 0xff), body...) // no leaf begins so
+	if ok = err == nil && (key == nil || authentic(key, leaf)); !ok {
+		leaf = append(append(leaf[:0], foreign), body...)
 	}
-	return tlog.RecordHash(leaf), leaf, err == nil
+	return tlog.RecordHash(leaf), leaf, ok
 }
+
+// foreign begins the leaf of what is no entry. Those of entries begin with their version.
+const foreign = 0xff
 
 // authentic reports whether a leaf was made with the trail's key.
 func authentic(key *crypto.TrailKey, leaf []byte) bool {
@@ -182,6 +194,7 @@ func authentic(key *crypto.TrailKey, leaf []byte) bool {
 
 // An Opened entry is one that was taken apart. Its event has no Subjects: those are sealed.
 type opened struct {
+	nonce  [nonceSize]byte // no two events have the same: what has it again is a copy
 	event  Event
 	tags   []Tag    // as they stand in the body
 	sealed [][]byte // one for each tag; empty: the event says nothing more about them
@@ -196,6 +209,7 @@ func open(body []byte) (o opened, err error) {
 	if r.byte() != bodyVersion {
 		return o, errEncoding
 	}
+	copy(o.nonce[:], r.bytes(nonceSize))
 	public := r.part()
 	if r.bad {
 		return o, errEncoding

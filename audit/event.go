@@ -195,6 +195,7 @@ var ErrEvent = errors.New("audit: not an event")
 const (
 	maxText  = 1024    // bytes of a reference
 	maxEvent = 4 << 20 // bytes of an entry
+	lastYear = 7000    // the month of a tag is 16 bits
 )
 
 // check says what is wrong with an event. A channel may be empty or unknown only in an event that says that it was refused:
@@ -209,10 +210,10 @@ func (e *Event) check() error {
 		return bad("Outcome is none of Outcomes()")
 	case e.Channel != "" && !slices.Contains(Channels(), e.Channel):
 		return bad("Channel is none of Channels()")
-	case e.Time.UnixMicro() <= 0 || e.Time.Year() > 9999:
-		return bad("Time is not between 1970 and 9999")
-	case !e.Before.IsZero() && (e.Before.UnixMicro() <= 0 || e.Before.Year() > 9999):
-		return bad("Before is not between 1970 and 9999")
+	case e.Time.UnixMicro() <= 0 || e.Time.Year() > lastYear:
+		return bad("Time is not between 1970 and 7000")
+	case !e.Before.IsZero() && (e.Before.UnixMicro() <= 0 || e.Before.Year() > lastYear):
+		return bad("Before is not between 1970 and 7000")
 	case e.Count < 0:
 		return bad("Count is negative")
 	case e.Covers < 0 || e.Covers%time.Second != 0:

@@ -166,7 +166,7 @@ func (r *Reporter) write(ctx context.Context, by By, name string, w io.Writer, f
 	}
 	if tree.Next > 0 {
 		// Without conditions the store's order is that of the numbers, and its index decides nothing.
-		s := selection{actions: f.Actions, since: f.Since, until: f.Until, whole: true, to: tree.Next}
+		s := selection{actions: f.Actions, since: f.Since, until: f.Until, whole: true, copies: true, to: tree.Next}
 		err = p.each(ctx, s, func(i item) error {
 			if page = append(page, i); len(page) < scanPage {
 				return nil

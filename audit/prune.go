@@ -164,7 +164,7 @@ func (t *Trail) upkeep(ctx context.Context) (u upkeep, err error) {
 	u.held = map[string]bool{}
 	type held struct {
 		number uint64
-		event  Event
+		opened
 	}
 	var holds []held // a store may hand them out in any order
 	err = t.each(ctx, Query{Actions: []Action{Prune, Restore, Hold, Release}}, func(number uint64, o *opened) error {
@@ -175,12 +175,17 @@ func (t *Trail) upkeep(ctx context.Context) (u upkeep, err error) {
 		case e.Action == Restore:
 			u.restores = append(u.restores, e.Ranges...)
 		case e.Kind == TrailItself && e.Outcome == Done:
-			holds = append(holds, held{number, e})
+			holds = append(holds, held{number, *o})
 		}
 		return nil
 	})
 	slices.SortFunc(holds, func(a, b held) int { return int(int64(a.number) - int64(b.number)) })
+	copies := map[[nonceSize]byte]bool{} // somebody may have put an old release there again
 	for _, h := range holds {
+		if copies[h.nonce] {
+			continue
+		}
+		copies[h.nonce] = true
 		if h.event.Action == Hold {
 			u.held[h.event.Object] = true
 		} else {

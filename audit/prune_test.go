@@ -114,3 +114,20 @@ func TestPruneIsRefusedUnderAHoldOnTheTrail(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, p.Removed[audit.Views])
 }
+
+// A release that was put there again does not end a later hold of the same reference.
+func TestCopiesReleaseNothing(t *testing.T) {
+	d := newDesk(t)
+	e := audit.Event{Time: noon, Action: audit.Hold, Outcome: audit.Done, Kind: audit.TrailItself, Object: "case 1", Actor: "counsel", Channel: audit.CLI}
+	require.NoError(t, d.Record(t.Context(), e))
+	e.Action = audit.Release
+	require.NoError(t, d.Record(t.Context(), e))
+	page, err := d.log.Entries(t.Context(), audit.Query{From: 1, Limit: 1})
+	require.NoError(t, err)
+	e.Action = audit.Hold
+	require.NoError(t, d.Record(t.Context(), e))
+	require.NoError(t, d.log.Append(t.Context(), []audit.Entry{{Action: audit.Release, Time: noon, Body: page.Entries[0].Body}}))
+	holds, err := d.Holds(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"case 1"}, holds)
+}

@@ -184,6 +184,7 @@ type selection struct {
 	since   time.Time
 	until   time.Time
 	whole   bool // the index is not asked
+	copies  bool // copies of entries, too
 	to      uint64
 }
 
@@ -220,6 +221,7 @@ func (p *report) each(ctx context.Context, s selection, f func(item) error) erro
 	for _, t := range s.tags {
 		wanted[t] = true
 	}
+	seen := map[[nonceSize]byte]bool{} // a copy that somebody put there counts once
 	for {
 		page, err := p.r.store.Entries(ctx, q)
 		if err != nil {
@@ -243,6 +245,12 @@ func (p *report) each(ctx context.Context, s selection, f func(item) error) erro
 			case len(s.actions) > 0 && !slices.Contains(s.actions, e.Action), len(wanted) > 0 && i.at < 0,
 				!s.since.IsZero() && e.Time.Before(s.since), !s.until.IsZero() && !e.Time.Before(s.until):
 				continue
+			}
+			if !s.copies {
+				if seen[o.nonce] {
+					continue
+				}
+				seen[o.nonce] = true
 			}
 			if err := f(i); err != nil {
 				return err

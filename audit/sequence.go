@@ -169,7 +169,10 @@ func (t *Trail) grow(ctx context.Context) (more bool, err error) {
 			return false, fmt.Errorf("%w: entry %d is missing", ErrTampered, f.size)
 		}
 		var h tlog.Hash
-		h, leaf, _ = leafHash(leaf, e.Body)
+		var ours bool
+		if h, leaf, ours = leafHash(t.key, leaf, e.Body); !ours {
+			t.log.Error("carrel: an entry of the audit trail is damaged or forged", "number", e.Number)
+		}
 		f.add(h, func(full Tile) { a.Tiles = append(a.Tiles, full) })
 	}
 	root, err := f.root()
@@ -260,6 +263,7 @@ func (t *Trail) behind(ctx context.Context, tree Tree) error {
 			return nil
 		}
 	}
+	t.views.forget() // records of looks may be among what is lost
 	return fmt.Errorf("%w: %d of %d", ErrBehind, tree.Size, s.highest)
 }
 
@@ -304,15 +308,12 @@ func (t *Trail) Restore(ctx context.Context, e Event) (Range, error) {
 	if err == nil {
 		err = t.behind(ctx, tree)
 	}
-	lost, last := Range{tree.Next, s.highest}, digest(s.last)
+	lost, last := Range{tree.Size, s.highest}, digest(s.last)
 	s.turn.Unlock()
 	if err == nil {
 		return Range{}, nil
 	} else if !errors.Is(err, ErrBehind) {
 		return Range{}, err
-	}
-	if lost.From >= lost.To {
-		lost.From = tree.Size // entries that came after the restore have taken the numbers
 	}
 	e.Action, e.Outcome, e.Ranges, e.Count, e.Object = Restore, Done, []Range{lost}, int(lost.To-lost.From), last
 	if err := t.write(ctx, e); err != nil {

@@ -10,9 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/carrel-project/carrel/crypto"
 )
@@ -209,6 +211,9 @@ func (t *Trail) drain(ctx context.Context) {
 			t.log.Error("carrel: the audit spool cannot be read", "error", fileError("spool", s.dir, err))
 			return
 		}
+		if entries, err = t.absent(ctx, entries); err != nil {
+			return
+		}
 		for len(entries) > 0 {
 			n := min(len(entries), maxGroup)
 			if err := t.toStore(entries[:n]); err != nil {
@@ -231,6 +236,38 @@ func (t *Trail) drain(ctx context.Context) {
 		t.log.Info("carrel: the audit store is back", "events moved from the spool", moved)
 		t.tree.schedule(t)
 	}
+}
+
+// absent returns the entries that are not in the store: an append that failed, or took too long, may have been carried out all the same.
+func (t *Trail) absent(ctx context.Context, entries []Entry) ([]Entry, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	q := Query{Since: entries[0].Time, Until: entries[0].Time, Limit: sequencePage}
+	for _, e := range entries {
+		if e.Time.Before(q.Since) {
+			q.Since = e.Time
+		}
+		if e.Time.After(q.Until) {
+			q.Until = e.Time
+		}
+	}
+	q.Until = q.Until.Add(time.Microsecond)
+	there := map[string]bool{}
+	for {
+		page, err := t.store.Entries(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page.Entries {
+			there[string(e.Body)] = true
+		}
+		if page.Cursor == "" {
+			break
+		}
+		q.Cursor = page.Cursor
+	}
+	return slices.DeleteFunc(entries, func(e Entry) bool { return there[string(e.Body)] }), nil
 }
 
 // Spooled returns how many bytes of events wait in the spool directory, and how many files were put aside because they are damaged or forged.

@@ -43,6 +43,7 @@ const (
 	Forked     FindingKind = "forked"     // between two checkpoints, history is another than the one that was signed
 	Tampered   FindingKind = "tree"       // the stored tree is not what the entries give; they are as they were signed
 	Unsigned   FindingKind = "checkpoint" // a checkpoint, stored or anchored, is none of this trail
+	Repeated   FindingKind = "repeated"   // an entry is a copy of an earlier one
 	Forged     FindingKind = "forged"     // an entry was not written by a holder of the keyring
 	FalseClaim FindingKind = "claim"      // a prune or a loss is claimed by somebody who cannot claim it, or for what it is not
 	Declared   FindingKind = "declared"   // entries are lost, and [Trail.Restore] said so
@@ -69,6 +70,8 @@ type Verification struct {
 	Checkpoints int    `json:"checkpoints"` // that are anchored, signed and agree with the log
 	Unchecked   int    `json:"unchecked"`   // anchored and signed, of trees inside a part that has collapsed or is damaged
 
+	Torn int `json:"torn"` // beginnings of checkpoints in the anchor, as a crash or a full disk leaves them
+
 	Findings []Finding `json:"findings"` // by number
 }
 
@@ -90,13 +93,13 @@ func Verify(ctx context.Context, cfg VerifyConfig) (Verification, error) {
 	if cfg.Store == nil || cfg.Verifier == nil {
 		return Verification{}, errors.New("audit: VerifyConfig needs a Store and a Verifier")
 	}
-	anchored, findings, err := openAnchored(ctx, cfg)
+	anchored, torn, findings, err := openAnchored(ctx, cfg)
 	if err != nil {
 		return Verification{}, err
 	}
 	for try := 0; ; try++ {
 		v := &verifier{VerifyConfig: cfg, ctx: ctx, anchored: anchored}
-		v.result.Findings = slices.Clone(findings)
+		v.result.Findings, v.result.Torn = slices.Clone(findings), torn
 		if err := v.run(); err != nil {
 			return Verification{}, err
 		}

@@ -29,6 +29,9 @@ func (v *verifier) checkEntries() error {
 	if err != nil {
 		return err
 	}
+	if err := v.checkRepeated(len(leaves) > 0); err != nil {
+		return err
+	}
 	edits := map[uint64]tlog.Hash{}
 	tail := v.tree.Size // from here on the end of the log is gone
 	if len(leaves) > 0 {

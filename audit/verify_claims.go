@@ -151,8 +151,12 @@ func falseClaim(e vouched) (bool, string) {
 		return false, ""
 	}
 	switch {
-	case ev.Collapsed > e.number || ev.Collapsed%tileWidth != 0:
-		return true, "a prune claims a prefix that cannot have collapsed"
+	case ev.Collapsed > 0:
+		whole := len(ev.Ranges) == 1 && ev.Ranges[0].To == ev.Collapsed && ev.Kind == ""
+		if ev.Collapsed > e.number || ev.Collapsed%tileWidth != 0 || !whole {
+			return true, "a prune claims a prefix that cannot have collapsed"
+		}
+		return false, ""
 	case len(ev.Ranges) > 0 && (Class(ev.Kind) == Upkeep || !slices.Contains(Classes(), Class(ev.Kind))):
 		return true, "a prune claims entries of a class that is never pruned"
 	case ev.Before.After(ev.Time):
@@ -182,10 +186,13 @@ func (c *claims) explain(t *signedTree) bool {
 // checkClaims looks at entries that are claimed to be pruned and are there: the prune was killed midway, or claims what it may not.
 func (v *verifier) checkClaims() error {
 	for _, c := range v.claims.prunes {
+		if c.event.Collapsed > 0 { // of whatever is left there
+			continue
+		}
 		for _, r := range subtract(c.event.Ranges, v.scan.missing) {
 			err := v.pages(v.ctx, r.From, r.To, func(n uint64, body []byte) {
 				o, err := open(body)
-				if err == nil && v.intact(n) && (o.event.Action.Class() != Class(c.event.Kind) || !o.event.Time.Before(c.event.Before)) {
+				if err == nil && v.intact(n) && (o.event.class() != Class(c.event.Kind) || !o.event.Time.Before(c.event.Before)) {
 					v.find(FalseClaim, n, n+1, "entry %d claims to have pruned it, but it is of another class or not old enough", c.number)
 				}
 			})

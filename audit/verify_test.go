@@ -154,7 +154,7 @@ func TestVerifyFindsCheckpoints(t *testing.T) {
 		r := y.rows.clone()
 		r.checkpoint = stored
 		exactly(t, y.verify(t, r, nil), expectation{audit.Unsigned, 0, 0})
-		r.flip(999, 77) // in the edge: another checkpoint does as well
+		r.flip(999, 77+64) // in the edge: another checkpoint does as well
 		v := y.verify(t, r, nil)
 		require.Len(t, v.Findings, 2, name)
 		require.Equal(t, expectation{audit.Edited, 999, 1000}, expectation{v.Findings[1].Kind, v.Findings[1].From, v.Findings[1].To})
@@ -190,7 +190,23 @@ func TestVerifyFindsForged(t *testing.T) {
 	_, err := y.Sequence(t.Context())
 	require.NoError(t, err)
 	exactly(t, y.verify(t, y.rows, y.key), expectation{audit.Forged, 100, 101}, expectation{audit.Forged, 102, 103})
-	exactly(t, y.verify(t, y.rows, nil), expectation{audit.Forged, 102, 103})
+	// Without the key it does not fit the leaf that it was given.
+	exactly(t, y.verify(t, y.rows, nil), expectation{audit.Edited, 100, 101}, expectation{audit.Forged, 102, 103})
+}
+
+// Whoever owns the database has authentic entries enough, to put there again.
+func TestVerifyFindsCopies(t *testing.T) {
+	y := newYard(t)
+	y.fill(t, 0, 1000, 100)
+	old := bytes.Clone(y.rows.entries[17].Body)
+	require.NoError(t, y.rows.Append(t.Context(), []audit.Entry{{Body: bytes.Clone(y.rows.entries[999].Body)}}))
+	y.fill(t, 1000, 1010, 10)
+	// Of an entry that was pruned as well, and before it is signed.
+	y.prune(t, pruned(something(17).Action.Class(), at(900), audit.Range{From: 17, To: 18}))
+	require.NoError(t, y.rows.Append(t.Context(), []audit.Entry{{Body: old}}))
+	for _, key := range []*crypto.TrailKey{y.key, nil} {
+		exactly(t, y.verify(t, y.rows, key), expectation{audit.Repeated, 1000, 1001}, expectation{audit.Repeated, 1012, 1013})
+	}
 }
 
 // prune does what a prune does: an event, a checkpoint, and then the entries and tiles go.
@@ -229,6 +245,12 @@ func pruned(class audit.Class, before time.Time, ranges ...audit.Range) audit.Ev
 	return audit.Event{Time: day.Add(24 * time.Hour), Action: audit.Prune, Outcome: audit.Done, Channel: audit.Job, Kind: string(class), Before: before, Ranges: ranges}
 }
 
+func collapsed(from, to uint64) audit.Event {
+	e := pruned("", time.Time{}, audit.Range{From: from, To: to})
+	e.Collapsed = to
+	return e
+}
+
 // ofClass returns the numbers up to n whose entries are of a class in something.
 func ofClass(class audit.Class, from, to int) (list []audit.Range) {
 	for n := from; n < to; n++ {
@@ -251,12 +273,12 @@ func TestVerifyPruned(t *testing.T) {
 	y.fill(t, 0, 3000, 100)
 	views := pruned(audit.Views, at(2000), ofClass(audit.Views, 0, 2000)...)
 	y.prune(t, views)
-	check := func(n, collapsed uint64) {
+	check := func(n, gone uint64) {
 		for _, key := range []*crypto.TrailKey{y.key, nil} {
 			v := y.verify(t, y.rows, key)
 			require.True(t, v.OK(), show(v.Findings))
 			require.Equal(t, n, v.Pruned)
-			require.Equal(t, collapsed, v.Collapsed)
+			require.Equal(t, gone, v.Collapsed)
 			require.Equal(t, v.Size, v.Entries+v.Pruned)
 			require.Equal(t, len(y.anchored), v.Checkpoints+v.Unchecked)
 		}
@@ -287,10 +309,11 @@ func TestVerifyPruned(t *testing.T) {
 	y.prune(t, jobs)
 	y.prune(t, pruned(audit.Changes, at(1500), ofClass(audit.Changes, 0, 1500)...))
 	logins := pruned(audit.Logins, at(1500), ofClass(audit.Logins, 0, 1500)...)
-	logins.Collapsed = 1280
-	require.NoError(t, y.claim(t, logins))
-	check(1250+188+188, 1280) // killed before it did anything
-	y.drop(t, logins)
+	y.prune(t, logins)
+	whole := collapsed(0, 1280)
+	require.NoError(t, y.claim(t, whole))
+	check(1250+188+188+188, 1280) // killed before it did anything
+	y.drop(t, whole)
 	check(1250+188+188+188, 1280)
 	y.fill(t, 5000, 6000, 300)
 	check(1250+188+188+188, 1280)
@@ -303,10 +326,10 @@ func TestVerifyPruned(t *testing.T) {
 func TestVerifyCollapsesLevels(t *testing.T) {
 	y := newYard(t)
 	y.bulk(t, 132_000)
+	before := uint64(0)
 	for i, n := range []uint64{256, 65_280, 65_536, 65_792, 131_072} {
-		e := pruned("", time.Time{})
-		e.Collapsed = n
-		y.prune(t, e)
+		y.prune(t, collapsed(before, n))
+		before = n
 		v := y.verify(t, y.rows, y.key)
 		require.True(t, v.OK(), "%d %s", n, show(v.Findings))
 		require.Equal(t, n, v.Pruned)
@@ -326,8 +349,8 @@ func TestVerifyFindsFalseClaims(t *testing.T) {
 		want  []expectation
 	}{
 		"later entries":    {pruned(audit.Views, at(900), audit.Range{From: 990, To: 1001}), found(audit.FalseClaim, 1000, 1001)},
-		"itself collapsed": {func() audit.Event { e := pruned("", at(1)); e.Collapsed = 1024; return e }(), found(audit.FalseClaim, 1000, 1001)},
-		"part of a tile":   {func() audit.Event { e := pruned("", at(1)); e.Collapsed = 100; return e }(), found(audit.FalseClaim, 1000, 1001)},
+		"itself collapsed": {collapsed(0, 1024), found(audit.FalseClaim, 1000, 1001)},
+		"part of a tile":   {collapsed(0, 100), found(audit.FalseClaim, 1000, 1001)},
 		"upkeep":           {pruned(audit.Upkeep, at(900), all), found(audit.FalseClaim, 1000, 1001)},
 		"no class":         {pruned("", at(900), all), found(audit.FalseClaim, 1000, 1001)},
 		"any age":          {pruned(audit.Views, time.Time{}, all), found(audit.FalseClaim, 1000, 1001)},
@@ -540,7 +563,7 @@ func TestVerifyNoFalseAlarm(t *testing.T) {
 		first := y.Trail
 		y.reopen(t)
 		trails := []*audit.Trail{first, y.Trail}
-		next, collapsed := 0, uint64(0)
+		next, gone := 0, uint64(0)
 		classes := map[uint64]audit.Class{}
 		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
 			y.Trail = trails[rapid.IntRange(0, 1).Draw(rt, "trail")]
@@ -581,12 +604,12 @@ func TestVerifyNoFalseAlarm(t *testing.T) {
 				y.drop(t, e)
 			case 5:
 				tree, _ := y.rows.Tree(t.Context())
-				e := pruned("", time.Time{})
-				e.Collapsed = rapid.Uint64Range(0, tree.Size).Draw(rt, "collapsed") / 256 * 256
-				if e.Collapsed <= collapsed {
+				to := rapid.Uint64Range(0, tree.Size).Draw(rt, "collapsed") / 256 * 256
+				if to <= gone {
 					continue
 				}
-				collapsed = e.Collapsed
+				e := collapsed(gone, to)
+				gone = to
 				require.NoError(rt, y.claim(t, e))
 				if !rapid.Bool().Draw(rt, "killed") {
 					y.drop(t, e)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"runtime"
 	"slices"
 	"sort"
@@ -33,7 +35,7 @@ const (
 )
 
 // openAnchored takes what the anchor has.
-func openAnchored(ctx context.Context, cfg VerifyConfig) (list []signedTree, findings []Finding, err error) {
+func openAnchored(ctx context.Context, cfg VerifyConfig) (list []signedTree, torn int, findings []Finding, err error) {
 	opened := make([]*signedTree, len(cfg.Anchored))
 	broken := make([]bool, len(cfg.Anchored))
 	var wg sync.WaitGroup
@@ -61,10 +63,12 @@ func openAnchored(ctx context.Context, cfg VerifyConfig) (list []signedTree, fin
 	}
 	wg.Wait()
 	if err := ctx.Err(); err != nil {
-		return nil, nil, err
+		return nil, 0, nil, err
 	}
 	for i, t := range opened {
-		if broken[i] {
+		if broken[i] && t == nil && isTorn(cfg.Anchored[i], cfg.Verifier.Name()) {
+			torn++
+		} else if broken[i] {
 			findings = append(findings, Finding{Kind: Unsigned, Detail: "a checkpoint in the anchor is cut short or none of this trail"})
 		}
 		if t != nil {
@@ -72,7 +76,18 @@ func openAnchored(ctx context.Context, cfg VerifyConfig) (list []signedTree, fin
 		}
 	}
 	slices.SortStableFunc(list, func(a, b signedTree) int { return cmp.Compare(a.N, b.N) })
-	return list, findings, nil
+	return list, torn, findings, nil
+}
+
+// isTorn reports whether what should be a checkpoint is the beginning of one, as a crash or a full disk leaves it. That is nobody's doing.
+func isTorn(one []byte, origin string) bool {
+	if !bytes.HasPrefix(one, []byte(origin)) && !bytes.HasPrefix([]byte(origin), one) {
+		return false
+	}
+	lines := bytes.Split(bytes.TrimRight(one, "\n"), []byte("\n"))
+	last, signed := bytes.CutPrefix(lines[len(lines)-1], []byte("— "))
+	words := bytes.Fields(last)
+	return !signed || len(words) < 2 || len(words[1]) < base64.StdEncoding.EncodedLen(4+ed25519.SignatureSize)
 }
 
 // openStored looks at the checkpoint in the store.

@@ -164,6 +164,13 @@ func (v *views) land(f *flight) {
 	}
 }
 
+// forget makes every look be recorded again.
+func (v *views) forget() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.covers)
+}
+
 // makeRoom forgets what covers nothing any more, or else some of the rest.
 func (v *views) makeRoom(now time.Time) {
 	for key, segments := range v.covers {

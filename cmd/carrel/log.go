@@ -131,7 +131,7 @@ type verified struct {
 }
 
 func printVerified(cmd *cobra.Command, v verified, anchors []string, asJSON bool) error {
-	v.Good = v.Good && v.Aside == 0
+	v.Good = v.Good && v.Aside == 0 && (v.Anchored > 0 || v.Size == 0)
 	if asJSON {
 		if err := printJSON(cmd, v); err != nil {
 			return err

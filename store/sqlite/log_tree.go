@@ -69,7 +69,7 @@ func (l *Log) Tree(ctx context.Context, tiles ...audit.TileID) (audit.Tree, erro
 		if err := rows.Scan(&size, &next, &tree.Checkpoint, &id, &data); err != nil {
 			return audit.Tree{}, failed(op, err)
 		}
-		if size < 0 || next < size {
+		if size < 0 || next < 0 {
 			return audit.Tree{}, errTrailTree
 		}
 		tree.Size, tree.Next, found = uint64(size), uint64(next), true
@@ -85,10 +85,14 @@ func (l *Log) Tree(ctx context.Context, tiles ...audit.TileID) (audit.Tree, erro
 	if err := rows.Err(); err != nil {
 		return audit.Tree{}, failed(op, err)
 	}
-	if !found {
-		return audit.Tree{}, errTrailTree
+	if err := rows.Close(); err != nil || found {
+		return tree, failed(op, err)
 	}
-	return tree, failed(op, rows.Close())
+	// Somebody removed the row, which is how the loss of the whole log looks. What is left is for Verify to see.
+	var next int64
+	err = l.db.QueryRowContext(ctx, "SELECT ifnull(max(number) + 1, 0) FROM trail_entries").Scan(&next)
+	tree.Next = uint64(max(next, 0))
+	return tree, failed(op, err)
 }
 
 // tileID returns the row of a tile; -1, which none has, if there can be no such tile.
