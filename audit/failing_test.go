@@ -266,7 +266,7 @@ func TestNothingIsAcknowledgedWithoutStoreAndSpool(t *testing.T) {
 	}
 }
 
-// A store may have done what it says it could not do. Then the event may be there twice, and never less than once.
+// A store may have done what it says it could not do. The event is there once all the same.
 func TestAppendOfUnknownResult(t *testing.T) {
 	f := newFailing(t)
 	f.store.after = func() error { return errors.New("the connection broke during commit") }
