@@ -25,6 +25,15 @@ func denied(action audit.Action, subject crypto.Subject, at time.Time) audit.Eve
 
 var pruner = audit.Event{Actor: "carrel", Role: "admin", Channel: audit.Job, Approval: "retention 2026"}
 
+func verifierOf(t testing.TB, d *desk) note.Verifier {
+	t.Helper()
+	text, err := audit.VerifierKey(t.Context(), d.keys)
+	require.NoError(t, err)
+	v, err := note.NewVerifier(text)
+	require.NoError(t, err)
+	return v
+}
+
 func numbers(t *testing.T, d *desk) (list []uint64) {
 	t.Helper()
 	page, err := d.log.Entries(t.Context(), audit.Query{Limit: 1 << 20})
@@ -74,11 +83,7 @@ func TestPrune(t *testing.T) {
 	require.NotNil(t, tree.Tiles[1])
 
 	// What is left can be proved.
-	text, err := audit.VerifierKey(t.Context(), d.keys)
-	require.NoError(t, err)
-	v, err := note.NewVerifier(text)
-	require.NoError(t, err)
-	root, err := audit.OpenCheckpoint(tree.Checkpoint, v)
+	root, err := audit.OpenCheckpoint(tree.Checkpoint, verifierOf(t, d))
 	require.NoError(t, err)
 	require.Equal(t, int64(tree.Next), root.N)
 	for _, n := range numbers(t, d) {
