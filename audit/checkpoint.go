@@ -29,7 +29,9 @@ type Anchor interface {
 }
 
 // Origin returns the name of the trail of an installation, with which its checkpoints begin.
-func Origin(keys *crypto.Keyring) string { return "carrel/trail/" + keys.ID() }
+func Origin(keys *crypto.Keyring) string { return originPrefix + keys.ID() }
+
+const originPrefix = "carrel/trail/"
 
 // VerifierKey returns the text with which anybody can check the checkpoints of a trail: see [note.NewVerifier].
 func VerifierKey(ctx context.Context, keys *crypto.Keyring) (string, error) {
@@ -142,7 +144,8 @@ func appendWhole(f *os.File, checkpoint []byte) error {
 		if _, err := f.ReadAt(first, 0); err != nil {
 			return err
 		}
-		if !bytes.HasPrefix(origin, first) {
+		line, _, _ := bytes.Cut(first, []byte("\n")) // all of it, or what a torn write left of it
+		if len(line) == 0 || !bytes.HasPrefix(origin, line) {
 			return errors.New("is not an anchor of this trail, and was left alone")
 		}
 		end := make([]byte, min(size, int64(len(checkpoint))))
@@ -211,12 +214,12 @@ func SplitCheckpoints(data []byte) (list [][]byte) {
 	const sig = "— "
 	for len(data) > 0 {
 		// A note is a text, an empty line and lines of signatures; the next begins after the last of these. An empty line that no signature follows ends
-		// half of one.
+		// half of one, and so does the first line of another.
 		end, empty, signed := 0, false, false
 		for end < len(data) {
 			line, _, _ := bytes.Cut(data[end:], []byte("\n"))
 			isSig := bytes.HasPrefix(line, []byte(sig))
-			if (signed || empty) && !isSig {
+			if (signed || empty) && !isSig || end > 0 && bytes.HasPrefix(line, []byte(originPrefix)) {
 				break
 			}
 			signed = signed || isSig

@@ -422,3 +422,32 @@ func TestTwoTrailsOneAnchor(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, uint64(200), tree.Next)
 }
+
+// A crash or a full disk leaves half a checkpoint, of whatever length. Those that come after it are whole, and are found.
+func TestAnchorGoesOnAfterATornLine(t *testing.T) {
+	f := newFailing(t, every(time.Hour))
+	require.NoError(t, f.Record(t.Context(), report("one")))
+	first, err := f.Sequence(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, f.Record(t.Context(), report("two")))
+	second, err := f.Sequence(t.Context())
+	require.NoError(t, err)
+	for _, earlier := range []string{"", string(first)} {
+		for n := range len(first) {
+			if n%9 > 0 && first[n] != '\n' && first[n-1] != '\n' {
+				continue
+			}
+			path := filepath.Join(t.TempDir(), "anchor")
+			require.NoError(t, os.WriteFile(path, []byte(earlier+string(first[:n])), 0o600))
+			for _, c := range [][]byte{first, second} {
+				require.NoError(t, audit.NewFileAnchor(path).Put(t.Context(), c), "after %d bytes", n)
+			}
+			for _, read := range []func() ([][]byte, error){audit.NewFileAnchor(path).Checkpoints, audit.NewFileAnchor(path).Recent} {
+				list, err := read()
+				require.NoError(t, err)
+				require.Contains(t, list, first, "after %d bytes", n)
+				require.Contains(t, list, second, "after %d bytes", n)
+			}
+		}
+	}
+}

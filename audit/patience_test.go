@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -134,4 +135,109 @@ func TestTrailOnAStoreThatHangsForGood(t *testing.T) {
 		require.Equal(t, 1, n["after"])
 		require.NoError(t, trail.Close(t.Context()))
 	}
+}
+
+// While a store hangs that hears the context, all events go to the spool: nobody is refused. When it is back they are drained by themselves.
+func TestTrailOnAStoreThatHangs(t *testing.T) {
+	const patience = 60 * time.Millisecond
+	trail, s := newSlow(t, patience, true)
+	s.hangs.Store(true)
+	var mu sync.Mutex
+	var acknowledged []string
+	var slowest time.Duration
+	var group sync.WaitGroup
+	for g := range 8 {
+		group.Go(func() {
+			for n := range 4 {
+				object := string(rune('a'+g)) + string(rune('0'+n))
+				time.Sleep(time.Duration(g) * patience / 10)
+				began := time.Now()
+				err := trail.Record(t.Context(), reported(object))
+				took := time.Since(began)
+				mu.Lock()
+				slowest = max(slowest, took)
+				if err == nil {
+					acknowledged = append(acknowledged, object)
+				} else {
+					t.Errorf("%v after %v", err, took)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	t.Logf("%d acknowledged, the slowest after %.1f times the patience", len(acknowledged), float64(slowest)/float64(patience))
+	s.hangs.Store(false)
+	require.Eventually(t, func() bool { return !trail.spool.filled() }, 5*time.Second, patience/10)
+	slices.Sort(acknowledged)
+	n := s.times(t)
+	for _, object := range acknowledged {
+		require.Equal(t, 1, n[object], object)
+	}
+	require.NoError(t, trail.Close(t.Context()))
+}
+
+// Those who wait for one record of the same view are refused together, not one after the other.
+func TestTrailRefusesEqualViewsInTime(t *testing.T) {
+	const patience = 50 * time.Millisecond
+	trail, s := newSlow(t, patience, false)
+	s.deaf.Store(true)
+	defer close(s.free)
+	e := Event{Time: time.Now(), Action: View, Outcome: Done, Actor: "staff-17", Channel: UI, Segments: []string{"names"}, Count: 1, Subjects: []Subject{{ID: "p1"}}}
+	key, ok := viewOf(&e)
+	require.True(t, ok)
+	e.Subjects = nil // there are no keys here
+	var group sync.WaitGroup
+	began := time.Now()
+	for range 10 {
+		group.Go(func() {
+			if err := trail.recordView(t.Context(), key, e); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+	group.Wait()
+	require.Less(t, time.Since(began), 6*patience)
+}
+
+// panicking is a store that panics while it is down.
+type panicking struct {
+	*slowStore
+	down atomic.Bool
+}
+
+func (p *panicking) panics() {
+	if p.down.Load() {
+		panic("down")
+	}
+}
+
+func (p *panicking) Append(ctx context.Context, e []Entry) error {
+	p.panics()
+	return p.slowStore.Append(ctx, e)
+}
+
+func (p *panicking) Tree(ctx context.Context, tiles ...TileID) (Tree, error) {
+	p.panics()
+	return p.slowStore.Tree(ctx, tiles...)
+}
+
+func (p *panicking) Entries(ctx context.Context, q Query) (Page, error) {
+	p.panics()
+	return p.slowStore.Entries(ctx, q)
+}
+
+// A store that panics is one that is down, whichever of its methods does it and whoever calls it.
+func TestTrailOnAStoreThatPanics(t *testing.T) {
+	trail, s := newSlow(t, time.Second, true)
+	p := &panicking{slowStore: s}
+	trail.store = p
+	p.down.Store(true)
+	for n := range 5 {
+		require.NoError(t, trail.Record(t.Context(), reported(string(rune('a'+n)))))
+	}
+	time.Sleep(100 * time.Millisecond) // for the sequencer to have its turn as well
+	p.down.Store(false)
+	require.Eventually(t, func() bool { return len(s.times(t)) == 5 }, 5*time.Second, 10*time.Millisecond)
+	require.NoError(t, trail.Close(t.Context()))
 }

@@ -62,11 +62,22 @@ func (s *sequencer) schedule(t *Trail) {
 				s.schedule(t)
 			}
 		}
-		if _, err := t.Sequence(ctx); err != nil {
+		if err := t.sequence(ctx); err != nil {
 			t.log.Error("carrel: no checkpoint of the audit trail", "error", err)
 			s.schedule(t)
 		}
 	})
+}
+
+// sequence is Sequence in a goroutine of ours, which a store or an anchor that panics must not end the process by.
+func (t *Trail) sequence(ctx context.Context) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errors.New("audit: the store or an anchor panicked")
+		}
+	}()
+	_, err = t.Sequence(ctx)
+	return err
 }
 
 func (s *sequencer) stop() {

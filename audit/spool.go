@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -37,6 +38,7 @@ type spool struct {
 const (
 	spoolMagic  = "carrel spool v1\n"
 	spoolSuffix = ".spool"
+	spoolHalf   = ".tmp" // while it is written
 )
 
 var errSpoolFull = errors.New("audit: the spool is full")
@@ -69,7 +71,10 @@ func (s *spool) files() (names []string, size int64, err error) {
 			return nil, 0, fileError("spool", s.dir, err)
 		}
 		size += info.Size()
-		if strings.HasSuffix(f.Name(), spoolSuffix) {
+		if strings.HasSuffix(f.Name(), spoolHalf) && time.Since(info.ModTime()) > time.Hour {
+			os.Remove(filepath.Join(s.dir, f.Name())) // who wrote it is no more
+		}
+		if strings.HasSuffix(f.Name(), spoolSuffix) && info.Mode().IsRegular() {
 			names = append(names, f.Name())
 		}
 	}
@@ -98,18 +103,18 @@ func (s *spool) put(entries []Entry) error {
 	var id [16]byte
 	rand.Read(id[:12])
 	name := filepath.Join(s.dir, hex.EncodeToString(id[:]))
-	if err := writeSynced(name+".tmp", data); err != nil {
-		os.Remove(name + ".tmp")
+	if err := writeSynced(name+spoolHalf, data); err != nil {
+		os.Remove(name + spoolHalf)
 		return fileError("spool", s.dir, err)
 	}
-	err = os.Rename(name+".tmp", name+spoolSuffix)
+	err = os.Rename(name+spoolHalf, name+spoolSuffix)
 	if err == nil {
+		s.some.Store(true) // whatever becomes of the rest
 		err = syncDir(s.dir)
 	}
 	if err != nil {
 		return fileError("spool", s.dir, err)
 	}
-	s.some.Store(true)
 	return nil
 }
 
@@ -183,11 +188,20 @@ func (s *spool) read(name string) ([]Entry, error) {
 
 // drain moves what is in the spool to the store. What was forged is put aside, and stays in the directory.
 func (t *Trail) drain(ctx context.Context) {
-	s := t.spool
-	if !s.busy.TryLock() {
-		return
+	if s := t.spool; s.busy.TryLock() {
+		defer s.busy.Unlock()
+		t.empty(ctx)
 	}
-	defer s.busy.Unlock()
+}
+
+// empty is drain, for who has locked busy.
+func (t *Trail) empty(ctx context.Context) {
+	defer func() {
+		if recover() != nil {
+			t.log.Error("carrel: the audit store panicked")
+		}
+	}()
+	s := t.spool
 	names, _, err := s.files()
 	if err != nil {
 		t.log.Error("carrel: the audit spool cannot be read", "error", err)
@@ -208,8 +222,8 @@ func (t *Trail) drain(ctx context.Context) {
 			os.Rename(file, file+".bad")
 			continue
 		case err != nil:
-			t.log.Error("carrel: the audit spool cannot be read", "error", fileError("spool", s.dir, err))
-			return
+			t.log.Error("carrel: the audit spool cannot be read", "error", fileError("spool", file, err))
+			continue // the others may be
 		}
 		if entries, err = t.absent(ctx, entries); err != nil {
 			return
@@ -238,36 +252,26 @@ func (t *Trail) drain(ctx context.Context) {
 	}
 }
 
-// absent returns the entries that are not in the store: an append that failed, or took too long, may have been carried out all the same.
-func (t *Trail) absent(ctx context.Context, entries []Entry) ([]Entry, error) {
-	if len(entries) == 0 {
-		return nil, nil
-	}
-	q := Query{Since: entries[0].Time, Until: entries[0].Time, Limit: sequencePage}
+// absent returns the entries that are not in the store: an append that failed, or took too long, may have been carried out all the same. Each is asked for
+// by its action and time, by which a store finds it however long the log is.
+func (t *Trail) absent(ctx context.Context, entries []Entry) (absent []Entry, err error) {
 	for _, e := range entries {
-		if e.Time.Before(q.Since) {
-			q.Since = e.Time
+		there := false
+		for q := (Query{Actions: []Action{e.Action}, Since: e.Time, Until: e.Time.Add(time.Microsecond), Limit: sequencePage}); !there; {
+			page, err := t.store.Entries(ctx, q)
+			if err != nil {
+				return nil, err
+			}
+			there = slices.ContainsFunc(page.Entries, func(x Entry) bool { return bytes.Equal(x.Body, e.Body) })
+			if q.Cursor = page.Cursor; q.Cursor == "" {
+				break
+			}
 		}
-		if e.Time.After(q.Until) {
-			q.Until = e.Time
+		if !there {
+			absent = append(absent, e)
 		}
 	}
-	q.Until = q.Until.Add(time.Microsecond)
-	there := map[string]bool{}
-	for {
-		page, err := t.store.Entries(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range page.Entries {
-			there[string(e.Body)] = true
-		}
-		if page.Cursor == "" {
-			break
-		}
-		q.Cursor = page.Cursor
-	}
-	return slices.DeleteFunc(entries, func(e Entry) bool { return there[string(e.Body)] }), nil
+	return absent, nil
 }
 
 // Spooled returns how many bytes of events wait in the spool directory, and how many files were put aside because they are damaged or forged.

@@ -144,6 +144,16 @@ func TestSpoolPutsForgedFilesAside(t *testing.T) {
 	f.verified(t)
 }
 
+// What cannot be read as a file does not keep the rest from the store.
+func TestSpoolGoesRoundWhatItCannotRead(t *testing.T) {
+	f := newFailing(t, every(time.Hour))
+	spooled(t, f, "event")
+	require.NoError(t, os.Mkdir(filepath.Join(f.spool, strings.Repeat("0", 32)+".spool"), 0o700))
+	f.store.set(nil)
+	require.NoError(t, f.Close(t.Context()))
+	require.Equal(t, 1, f.times(t, "event"))
+}
+
 // Many trails on one spool, the store failing in between: each event is in the store once.
 func TestTrailsShareASpool(t *testing.T) {
 	f := newFailing(t)
@@ -188,4 +198,34 @@ func TestTrailsShareASpool(t *testing.T) {
 	require.Equal(t, uint64(6*each), tree.Next, "each once")
 	require.Contains(t, f.logged(), "is back")
 	f.verified(t)
+}
+
+// A process that comes to its end with events in the spool leaves them to the next, which does not wait for an event of its own.
+func TestSpoolIsDrainedByTheNextProcess(t *testing.T) {
+	f := newFailing(t, every(time.Hour))
+	spooled(t, f, "event")
+	require.NoError(t, f.Close(t.Context()))
+	require.Zero(t, f.times(t, "event"))
+	f.store.set(nil)
+	f.again(t)
+	f.drained(t)
+	require.Equal(t, 1, f.times(t, "event"))
+	require.Eventually(t, func() bool { // and is covered by a checkpoint
+		tree, err := f.store.Tree(t.Context())
+		return err == nil && tree.Size == 1
+	}, 5*time.Second, 5*time.Millisecond)
+}
+
+// What a process that died left half-written is removed once it is old, and counts until then.
+func TestSpoolForgetsHalfWrittenFiles(t *testing.T) {
+	f := newFailing(t, spoolOf(2000), every(time.Hour))
+	require.NoError(t, os.Mkdir(f.spool, 0o700))
+	half := filepath.Join(f.spool, strings.Repeat("0", 32)+".tmp")
+	require.NoError(t, os.WriteFile(half, make([]byte, 1900), 0o600))
+	f.store.set(down)
+	require.ErrorIs(t, f.Record(t.Context(), report("event")), audit.ErrUnavailable)
+	long := time.Now().Add(-2 * time.Hour)
+	require.NoError(t, os.Chtimes(half, long, long))
+	require.Eventually(t, func() bool { return f.Record(t.Context(), report("event")) == nil }, 5*time.Second, time.Millisecond)
+	require.NoFileExists(t, half)
 }

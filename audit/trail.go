@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -46,6 +48,7 @@ type Trail struct {
 	log      *slog.Logger
 	now      func() time.Time
 
+	down  atomic.Bool // the store, when it was last asked to append
 	views views
 	group group
 	tree  sequencer
@@ -94,6 +97,7 @@ func New(ctx context.Context, cfg Config) (*Trail, error) {
 			return nil, err
 		}
 	}
+	t.tree.schedule(t) // what an earlier process has left
 	return t, nil
 }
 
@@ -133,7 +137,9 @@ func (t *Trail) Close(ctx context.Context) error {
 	}
 	t.tree.stop()
 	if t.spool != nil {
-		t.drain(ctx)
+		t.spool.busy.Lock() // a drain on its way comes to its end
+		t.empty(ctx)
+		t.spool.busy.Unlock()
 	}
 	_, err := t.Sequence(ctx)
 	return err
@@ -172,8 +178,8 @@ func (g *group) append(ctx context.Context, t *Trail, e Entry) error {
 		go g.run(t)
 	}
 	g.mu.Unlock()
-	// The store is given patience, the spool some, and then whoever waits shall not wait for ever.
-	timeout := time.NewTimer(2 * t.patience)
+	// The store is given patience, for those who are on their way and then for this one, the spool some, and then whoever waits shall not wait for ever.
+	timeout := time.NewTimer(3 * t.patience)
 	defer timeout.Stop()
 	select {
 	case err := <-p.done:
@@ -181,7 +187,17 @@ func (g *group) append(ctx context.Context, t *Trail, e Entry) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-timeout.C:
+		g.forget(p)
 		return ErrUnavailable
+	}
+}
+
+// forget takes out one who does not wait any more, if nobody has begun to write them, so that those who come while a store hangs do not pile up.
+func (g *group) forget(p *pending) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if i := slices.Index(g.waiting, p); i >= 0 {
+		g.waiting = slices.Delete(slices.Clone(g.waiting), i, i+1)
 	}
 }
 
@@ -241,26 +257,38 @@ func (g *group) close(ctx context.Context) error {
 	}
 }
 
-// keep makes entries durable, in the store or else in the spool. Nobody's context ends it: others wait for it, too.
+// keep makes entries durable, in the store or else in the spool. Nobody's context ends it: others wait for it, too. A store that was down
+// when it was last asked is asked again by the drain, so that nobody has to wait for that.
 func (t *Trail) keep(entries []Entry) error {
-	err := t.toStore(entries)
-	if err == nil {
-		if t.spool != nil && t.spool.filled() {
-			go t.drain(context.Background())
+	asked := t.spool == nil || !t.down.Load()
+	if asked {
+		if t.toStore(entries) == nil {
+			t.kept()
+			return nil
 		}
-		t.tree.schedule(t)
-		return nil
-	}
-	t.log.Error("carrel: the audit store does not take events", "events", len(entries))
-	if t.spool == nil {
-		return ErrUnavailable
+		t.log.Error("carrel: the audit store does not take events", "events", len(entries))
+		if t.spool == nil {
+			return ErrUnavailable
+		}
 	}
 	if err := t.spool.put(entries); err != nil {
+		if !asked && t.toStore(entries) == nil {
+			t.kept()
+			return nil
+		}
 		t.log.Error("carrel: the audit spool does not take events either", "events", len(entries), "error", err)
 		return ErrUnavailable
 	}
 	t.tree.schedule(t) // which will drain it
 	return nil
+}
+
+// kept goes on when the store has taken entries.
+func (t *Trail) kept() {
+	if t.spool != nil && t.spool.filled() {
+		go t.drain(context.Background())
+	}
+	t.tree.schedule(t)
 }
 
 // toStore appends entries. A store that panics is one that is down: its panic would end the process, in a goroutine of ours.
@@ -271,6 +299,7 @@ func (t *Trail) toStore(entries []Entry) (err error) {
 		if recover() != nil {
 			err = errors.New("audit: the store panicked")
 		}
+		t.down.Store(err != nil)
 	}()
 	return t.store.Append(ctx, entries)
 }

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -80,12 +81,12 @@ func (t *Trail) recordView(ctx context.Context, key viewKey, e Event) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if f.err == nil {
-			return nil
+		if !errors.Is(f.err, context.Canceled) && !errors.Is(f.err, context.DeadlineExceeded) {
+			return f.err // ours would fare alike, and so would all who wait, one after the other
 		}
 		if err := ctx.Err(); err != nil {
 			return err
-		} // that somebody else's failed is no reason for ours to
+		} // that somebody else went is no reason for us to
 	}
 }
 

@@ -531,9 +531,14 @@ func TestTrailKilled(t *testing.T) {
 	require.NoError(t, w.trail.Record(t.Context(), audit.Event{Time: time.Now(), Action: audit.Report, Outcome: audit.Done, Channel: audit.CLI, Object: "last"}))
 	sum.acknowledged = append(sum.acknowledged, "last")
 	require.NoError(t, w.trail.Close(t.Context()))
-	left, err := filepath.Glob(path + ".spool/*.spool")
+	require.Eventually(t, func() bool {
+		left, err := filepath.Glob(path + ".spool/*.spool")
+		return err == nil && len(left) == 0
+	}, 30*time.Second, 10*time.Millisecond)
+	last, err := openWitness(t.Context(), path, time.Hour)
 	require.NoError(t, err)
-	require.Empty(t, left)
+	require.NoError(t, last.trail.Close(t.Context()))
+	require.NoError(t, last.db.Close())
 	list := allLogged(t, w.store)
 	sum.settle(t, list, w.keys, patronsOf(t, w.db))
 	checkpoints := checkTree(t, w, path, list)

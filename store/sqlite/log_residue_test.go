@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -55,6 +56,9 @@ func disguises(text string) map[string][]byte {
 func sightings(t testing.TB, files []string, text string) (seen []string) {
 	for _, file := range files {
 		content, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // drained meanwhile
+		}
 		require.NoError(t, err)
 		for form, b := range disguises(text) {
 			if bytes.Contains(content, b) {
