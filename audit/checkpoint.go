@@ -23,7 +23,7 @@ import (
 
 // An Anchor takes checkpoints to where the owner of the database cannot change them: a file on another machine, a mail to the
 // auditor, a bucket that only grows. Put returns nil when the checkpoint is durable there. It may get the same one twice, and of several processes
-// an older one after a newer one.
+// an older one after a newer one. To verify against it, hand what it has, in its order, to [Verify]; [SplitCheckpoints] takes apart what stands in one piece.
 type Anchor interface {
 	Put(ctx context.Context, checkpoint []byte) error
 }

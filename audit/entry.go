@@ -59,10 +59,19 @@ const sealLabel = "trail"
 // is about: with [Store].Append of a store on that transaction. It will be found from the commit on; the next checkpoint covers it.
 // What is revealed must not depend on a transaction that can still be rolled back: that is for [Trail.Record].
 //
+// It works after Close, too; another trail then makes the leaf.
+//
 // Subjects without a key, because they were forgotten or never there, are left out; Count still counts them.
 //
 // Errors: [ErrEvent]; those of [crypto.Keyring.Seal].
 func (t *Trail) Prepare(ctx context.Context, e Event) (Entry, error) {
+	if ownBusiness(e.Action) {
+		return Entry{}, errOwn
+	}
+	return t.prepare(ctx, e)
+}
+
+func (t *Trail) prepare(ctx context.Context, e Event) (Entry, error) {
 	if err := e.check(); err != nil {
 		return Entry{}, err
 	}

@@ -107,6 +107,8 @@ const (
 
 	Prune   Action = "prune"   // of the trail
 	Restore Action = "restore" // the trail goes on after a part of it was lost
+
+	NewAnchor Action = "anchor" // checkpoints go to an anchor that has none of the earlier ones
 )
 
 // A Class is a group of actions that are kept equally long.
@@ -114,14 +116,14 @@ type Class string
 
 // The classes.
 const (
-	Views    Class = "views"
-	Changes  Class = "changes"
-	Exports  Class = "exports"
-	Logins   Class = "logins"
-	Jobs     Class = "jobs"
-	Reports  Class = "reports"
-	Erasures Class = "erasures"
-	Upkeep   Class = "upkeep" // of the trail; kept as long as what it vouches for
+	Views    Class = "views"    // view, find, resolve, break-glass, review
+	Changes  Class = "changes"  // create, update, import, hold, release
+	Exports  Class = "exports"  // export
+	Logins   Class = "logins"   // login, lock, unlock
+	Jobs     Class = "jobs"     // sweep, reindex, rotate
+	Reports  Class = "reports"  // report
+	Erasures Class = "erasures" // shred
+	Upkeep   Class = "upkeep"   // of the trail: prune, restore, anchor, holds on the trail; kept as long as what it vouches for
 )
 
 // Classes returns all classes.
@@ -141,7 +143,7 @@ var actions = map[Action]struct {
 	Sweep: {Jobs, false}, Reindex: {Jobs, true}, Rotate: {Jobs, false},
 	Report: {Reports, true},
 	Shred:  {Erasures, true},
-	Prune:  {Upkeep, false}, Restore: {Upkeep, false},
+	Prune:  {Upkeep, false}, Restore: {Upkeep, false}, NewAnchor: {Upkeep, false},
 }
 
 // Actions returns all actions, in alphabetical order: the vocabulary is closed.

@@ -167,6 +167,7 @@ func (x *Exposure) everyone(ctx context.Context, keys *crypto.Keyring, s *Scope,
 func (x *Exposure) gather(ctx context.Context, p *report, s *Scope, rows map[crypto.Subject]map[string]*span) error {
 	out, tags := map[Tag]map[string]*span{}, map[Tag]bool{}
 	var all span
+	now := p.event.Time
 	err := p.each(ctx, selection{whole: true}, func(i item) error {
 		e := &i.event
 		if e.Outcome == Done {
@@ -177,6 +178,12 @@ func (x *Exposure) gather(ctx context.Context, p *report, s *Scope, rows map[cry
 		}
 		x.Events++
 		when := span{e.Time, e.Time.Add(e.Covers), 1}
+		if when.last.After(now) { // nothing has gone out that is yet to come
+			when.last = now
+			if now.Before(e.Time) {
+				when.last = e.Time
+			}
+		}
 		all.add(when)
 		whom := sortTags(i.tags)
 		if e.Action != Report {

@@ -227,6 +227,8 @@ func patternOf(e *Event) pattern {
 		p.kind, p.action = lifecycle("destroy"), "D"
 	case Restore:
 		p.kind, p.action = lifecycle("restore"), "U"
+	case NewAnchor:
+		p.kind, p.action = lifecycle("attest"), "C"
 	}
 	return p
 }

@@ -13,10 +13,13 @@ import (
 type ChangeFilter struct {
 	Period
 	Segments []string
+
+	// Values asks for what stood there before and after. The report's event then says that these segments were shown.
+	Values bool
 }
 
-// A ChangeRow is a change of one segment of a patron's record. Before and After are encoded as package patron specifies it, and do not print:
-// who needs them reveals them.
+// A ChangeRow is a change of one segment of a patron's record. Before and After are empty unless they were asked for; they are encoded as package patron
+// specifies it, and do not print: who needs them reveals them.
 type ChangeRow struct {
 	Time    time.Time     `json:"time"`
 	Segment string        `json:"segment"`
@@ -73,8 +76,13 @@ func (r *Reporter) Changes(ctx context.Context, by By, subject crypto.Subject, f
 			if len(f.Segments) > 0 && !slices.Contains(f.Segments, c.Segment) {
 				continue
 			}
-			shown[c.Segment] = true
-			t.Rows = append(t.Rows, ChangeRow{Time: e.Time, Segment: c.Segment, Kind: c.kind(), Actor: e.Actor, Self: e.Actor == "", Role: e.Role,
+			kind := c.kind()
+			if !f.Values {
+				c.Before, c.After = crypto.Secret{}, crypto.Secret{}
+			} else {
+				shown[c.Segment] = true
+			}
+			t.Rows = append(t.Rows, ChangeRow{Time: e.Time, Segment: c.Segment, Kind: kind, Actor: e.Actor, Self: e.Actor == "", Role: e.Role,
 				Purpose: e.Purpose, Channel: e.Channel, Action: e.Action, Outcome: e.Outcome, Version: whom.Version, Before: c.Before, After: c.After})
 		}
 	}

@@ -145,7 +145,7 @@ func TestReportsLookLikeThis(t *testing.T) {
 	seen, err := r.Seen(ctx, audit.By{Self: "p1", Role: "patron", Purpose: "own", Channel: audit.Self}, "p1", audit.Period{})
 	require.NoError(t, err)
 	golden(t, "seen.json", seen)
-	changes, err := r.Changes(ctx, auditor, "p1", audit.ChangeFilter{})
+	changes, err := r.Changes(ctx, auditor, "p1", audit.ChangeFilter{Values: true})
 	require.NoError(t, err)
 	golden(t, "changes.json", changes)
 	require.Equal(t, "New Lane 2", changes.Rows[0].After.Reveal())
@@ -230,7 +230,7 @@ func TestNoReportWithoutARecord(t *testing.T) {
 		},
 		"seen": func(r *audit.Reporter, by audit.By) (any, error) { return r.Seen(ctx, by, "p1", audit.Period{}) },
 		"changes": func(r *audit.Reporter, by audit.By) (any, error) {
-			return r.Changes(ctx, by, "p1", audit.ChangeFilter{})
+			return r.Changes(ctx, by, "p1", audit.ChangeFilter{Values: true})
 		},
 		"exports": func(r *audit.Reporter, by audit.By) (any, error) { return r.Exports(ctx, by, audit.ExportFilter{}) },
 		"reports": func(r *audit.Reporter, by audit.By) (any, error) { return r.Reports(ctx, by, audit.ReportFilter{}) },
@@ -401,7 +401,7 @@ func TestForgottenAreNotFound(t *testing.T) {
 		require.ErrorIs(t, err, crypto.ErrShredded)
 		_, err = r.Seen(ctx, audit.By{Self: id, Channel: audit.Self}, id, audit.Period{})
 		require.ErrorIs(t, err, crypto.ErrShredded)
-		_, err = r.Changes(ctx, auditor, id, audit.ChangeFilter{})
+		_, err = r.Changes(ctx, auditor, id, audit.ChangeFilter{Values: true})
 		require.ErrorIs(t, err, crypto.ErrShredded)
 		_, err = r.Logins(ctx, auditor, audit.LoginFilter{Patron: id})
 		require.ErrorIs(t, err, crypto.ErrShredded)

@@ -24,6 +24,7 @@ type sequencer struct {
 	highest  uint64    // size of the largest tree that an anchor was seen to have
 	last     []byte    // the checkpoint of that
 	looked   bool      // at the anchors
+	bare     bool      // one of them had nothing
 
 	mu      sync.Mutex
 	timer   *time.Timer
@@ -156,6 +157,10 @@ func (t *Trail) load(ctx context.Context) (next uint64, err error) {
 		} else if len(tree.Checkpoint) > 0 {
 			return 0, ErrTampered
 		}
+		if s.bare && size > 0 {
+			s.bare = false
+			t.log.Warn("carrel: an anchor of the audit trail is new or gone: it proves nothing about what was before now", "entries", size)
+		}
 		s.edge, s.signed = f, tree.Checkpoint
 		return tree.Next, nil
 	}
@@ -218,10 +223,12 @@ func (t *Trail) anchor(ctx context.Context) error {
 		return nil
 	}
 	var failed error
-	for _, a := range t.anchors {
-		if err := a.Put(ctx, s.signed); err != nil {
-			failed = errors.Join(failed, err)
+	for i, a := range t.anchors {
+		err := a.Put(ctx, s.signed)
+		if _, file := a.(*FileAnchor); err != nil && !file { // whose errors say where
+			err = fmt.Errorf("audit: anchor %d of %d: %w", i+1, len(t.anchors), err)
 		}
+		failed = errors.Join(failed, err)
 	}
 	if failed != nil {
 		return failed
@@ -249,6 +256,7 @@ func (t *Trail) lookAtAnchors() error {
 		if err != nil {
 			return err
 		}
+		s.bare = s.bare || len(recent) == 0
 		for _, checkpoint := range recent {
 			if known, err := OpenCheckpoint(checkpoint, t.verifier); err == nil && uint64(known.N) >= s.highest {
 				s.highest, s.last = uint64(known.N), checkpoint

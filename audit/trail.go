@@ -115,15 +115,22 @@ func (t *Trail) Record(ctx context.Context, e Event) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if ownBusiness(e.Action) {
+		return errOwn
+	}
 	if key, ok := viewOf(&e); ok {
 		return t.recordView(ctx, key, e)
 	}
 	return t.write(ctx, e)
 }
 
+var errOwn = fmt.Errorf("%w: Action is one that only the trail itself records: see Trail.Prune and Trail.Restore", ErrEvent)
+
+func ownBusiness(a Action) bool { return a == Prune || a == Restore }
+
 // write makes an event durable.
 func (t *Trail) write(ctx context.Context, e Event) error {
-	entry, err := t.Prepare(ctx, e)
+	entry, err := t.prepare(ctx, e)
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,8 @@ type Verification struct {
 	Checkpoints int    `json:"checkpoints"` // that are anchored, signed and agree with the log
 	Unchecked   int    `json:"unchecked"`   // anchored and signed, of trees inside a part that has collapsed or is damaged
 
-	Torn int `json:"torn"` // beginnings of checkpoints in the anchor, as a crash or a full disk leaves them
+	Unanchored uint64 `json:"unanchored"` // entries in the tree that come after the last one under an anchored checkpoint
+	Torn       int    `json:"torn"`       // beginnings of checkpoints in the anchor, as a crash or a full disk leaves them
 
 	Findings []Finding `json:"findings"` // by number
 }
@@ -180,6 +181,7 @@ func (v *verifier) count() {
 	for _, a := range v.anchored {
 		r.Anchored = max(r.Anchored, a.size())
 	}
+	r.Unanchored = r.Size - min(r.Size, r.Anchored)
 	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.To, b.To), cmp.Compare(a.Detail, b.Detail))
 	})

@@ -44,7 +44,7 @@ func TestVerifyEmpty(t *testing.T) {
 
 func (y *yard) prepare(t testing.TB, e audit.Event) audit.Entry {
 	t.Helper()
-	entry, err := y.Prepare(t.Context(), e)
+	entry, err := y.PrepareClaim(t.Context(), e)
 	require.NoError(t, err)
 	return entry
 }
@@ -218,7 +218,7 @@ func (y *yard) prune(t testing.TB, e audit.Event) {
 
 func (y *yard) claim(t testing.TB, e audit.Event) error {
 	t.Helper()
-	if err := y.Record(t.Context(), e); err != nil {
+	if err := y.Claim(t.Context(), e); err != nil {
 		return err
 	}
 	_, err := y.Sequence(t.Context())
