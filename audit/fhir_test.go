@@ -208,7 +208,7 @@ func TestFHIRFollowsTheProfiles(t *testing.T) {
 						e.Object, e.Kind, e.Tally = "policy", "loan", []audit.Tally{{Name: "everyone", Count: 3}}
 						e.Ranges, e.Before, e.Collapsed = []audit.Range{{From: 1, To: 4}}, morning, 1
 					}
-					entry, err := d.Prepare(ctx, e)
+					entry, err := d.PrepareClaim(ctx, e)
 					if whom != nil && err != nil {
 						continue // an action that is not about people
 					}
