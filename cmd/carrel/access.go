@@ -117,6 +117,21 @@ type accessUnknown struct {
 	What    string `json:"what"`
 	Word    string `json:"word"`
 	Nearest string `json:"nearest,omitempty"`
+
+	known []string
+}
+
+// unknownIn returns which of a role and a purpose a file does not have.
+func unknownIn(m *access.Matrix, role, purpose string) (list []accessUnknown) {
+	for _, word := range []struct {
+		what, word string
+		known      []string
+	}{{"role", role, m.Roles()}, {"purpose", purpose, m.Purposes()}} {
+		if !slices.Contains(word.known, word.word) {
+			list = append(list, accessUnknown{word.what, word.word, nearest.Word(word.word, word.known), word.known})
+		}
+	}
+	return list
 }
 
 func (u accessUnknown) String() string {
@@ -215,14 +230,7 @@ func (a accessFile) decide(ctx context.Context, role, purpose string) *accessDec
 			out.MayChange = append(out.MayChange, s.String())
 		}
 	}
-	for _, word := range []struct {
-		what, word string
-		known      []string
-	}{{"role", role, a.matrix.Roles()}, {"purpose", purpose, a.matrix.Purposes()}} {
-		if !slices.Contains(word.known, word.word) {
-			out.Unknown = append(out.Unknown, accessUnknown{word.what, word.word, nearest.Word(word.word, word.known)})
-		}
-	}
+	out.Unknown = unknownIn(a.matrix, role, purpose)
 	return out
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/carrel-project/carrel/access"
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/internal/nearest"
 	"github.com/carrel-project/carrel/patron"
 	"github.com/carrel-project/carrel/store/sqlite"
 )
@@ -30,9 +31,9 @@ func directoryOn(db sqlite.DB, keys *crypto.Keyring, trail audit.Recorder, matri
 		Recorder: trail})
 }
 
-// jobCall is how the command itself asks, not on behalf of a person.
-func jobCall(role, purpose string) patron.Call {
-	return patron.Call{Actor: "carrel", Role: role, Purpose: purpose, Channel: audit.CLI}
+// jobCall is how the command itself asks, for whoever runs it.
+func jobCall(actor, role, purpose string) patron.Call {
+	return patron.Call{Actor: actorOf(actor), Role: role, Purpose: purpose, Channel: audit.CLI}
 }
 
 // patronProblem says what to do about an error of the directory.
@@ -60,15 +61,16 @@ func patronProblem(err error) error {
 
 // patronFlags are what every command has that looks at people.
 type patronFlags struct {
-	dsn, keys, anchor, access string
-	actor, role, purpose      string
+	dsn, keys, access    string
+	anchors              []string
+	actor, role, purpose string
 }
 
 func (p *patronFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&p.dsn, "db", "", "the database: the path of a SQLite file")
 	addKeysFlag(cmd, &p.keys)
-	addAnchorFlag(cmd, &p.anchor)
+	addAnchorFlag(cmd, &p.anchors)
 	f.StringVar(&p.access, "access", "", "who may see what: an access file (default the built-in one; see carrel access init)")
 	f.StringVar(&p.actor, "actor", "", "who asks: the reference of a member of staff, no name")
 	f.StringVar(&p.role, "role", "", "in which role, as the access file calls it")
@@ -106,7 +108,7 @@ func (p *patronFlags) open(cmd *cobra.Command, do func(*openedPatrons) error) er
 		if err != nil {
 			return err
 		}
-		return d.withTrail(cmd.Context(), k, p.anchor, func(t *audit.Trail) error {
+		return d.withTrail(cmd.Context(), k, p.anchors, func(t *audit.Trail) error {
 			dir, err := directoryOn(d.db, k, t, rules.matrix)
 			if err == nil {
 				err = do(&openedPatrons{d, k, t, rules.matrix, dir})
@@ -114,9 +116,20 @@ func (p *patronFlags) open(cmd *cobra.Command, do func(*openedPatrons) error) er
 			if err != nil && cmd.Context().Err() != nil {
 				return interruption(strings.TrimSuffix(place(cmd), ": ") + ": interrupted")
 			}
-			return err
+			return unknownWords(err, rules.matrix, p.role, p.purpose)
 		})
 	})
+}
+
+// unknownWords adds to a refusal that the access file does not have the role or the purpose at all.
+func unknownWords(err error, m *access.Matrix, role, purpose string) error {
+	if !errors.Is(err, patron.ErrDenied) {
+		return err
+	}
+	for _, u := range unknownIn(m, role, purpose) {
+		err = rewordedError{fmt.Sprintf("%v; the access file has no %s %q%s", err, u.What, u.Word, nearest.Hint(u.Word, u.known)), err}
+	}
+	return err
 }
 
 // with opens the directory that the flags name.

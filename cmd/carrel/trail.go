@@ -16,22 +16,83 @@ import (
 	"github.com/carrel-project/carrel/store/sqlite"
 )
 
-func addAnchorFlag(cmd *cobra.Command, anchor *string) {
-	cmd.Flags().StringVar(anchor, "anchor", "", "file outside the database to which the trail's checkpoints are appended (default $CARREL_ANCHOR, or the path of the database and .anchor)")
+func addAnchorFlag(cmd *cobra.Command, anchors *[]string) {
+	cmd.Flags().StringArrayVar(anchors, "anchor", nil, "file outside the database to which the trail's checkpoints are appended; may be repeated (default $CARREL_ANCHOR, or the path of the database and .anchor)")
 }
 
-// anchorPath returns where the anchor is: the flag, the environment, or beside the database, where its owner can change both.
-func anchorPath(flag, path string) string {
-	return cmp.Or(flag, os.Getenv("CARREL_ANCHOR"), path+".anchor")
+// anchorPaths returns where the anchors are: the flags, the environment, or beside the database, where its owner can change both.
+func anchorPaths(flags []string, path string) []string {
+	if len(flags) > 0 {
+		return flags
+	}
+	return []string{cmp.Or(os.Getenv("CARREL_ANCHOR"), path+".anchor")}
 }
+
+func anchorsAt(paths []string) (list []audit.Anchor) {
+	for _, path := range paths {
+		list = append(list, audit.NewFileAnchor(path))
+	}
+	return list
+}
+
+// addActorFlag is for commands that need nobody's name, and say in the trail who ran them.
+func addActorFlag(cmd *cobra.Command, actor *string) {
+	cmd.Flags().StringVar(actor, "actor", "", "who does it, for the audit trail: the reference of a member of staff or a job, no name (default $CARREL_ACTOR, or carrel)")
+}
+
+func actorOf(flag string) string { return cmp.Or(flag, os.Getenv("CARREL_ACTOR"), "carrel") }
 
 // spoolPath returns where events wait while the database does not take them.
 func spoolPath(path string) string { return path + ".spool" }
 
+// anchored refuses a trail that has checkpoints when one of its anchors has none: a share that is not mounted, or a typing error. Going on would begin
+// a new anchor there, and nothing of the one that was would be missed.
+func (d *database) anchored(ctx context.Context, anchors []string) error {
+	for try := 0; ; try++ {
+		path := firstWithout(anchors)
+		if path == "" {
+			return nil
+		}
+		tree, err := sqlite.NewLog(d.db).Tree(ctx)
+		if err != nil {
+			return trailProblem(err)
+		}
+		if tree.Size == 0 || len(tree.Checkpoint) == 0 {
+			return nil
+		}
+		if try == 3 {
+			return fmt.Errorf("anchor %s: there is none, but the trail has %s: is the share mounted? carrel log anchor --new begins a new one", path, plural(int(tree.Size), "entry"))
+		}
+		select { // another process may be about to write the first checkpoint there
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// firstWithout returns the first path at which there is no file, or an empty one; "" if there is something at all of them.
+func firstWithout(anchors []string) string {
+	for _, path := range anchors {
+		info, err := os.Stat(path)
+		if errors.Is(err, os.ErrNotExist) || err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+			return path
+		}
+	}
+	return ""
+}
+
 // withTrail opens the trail in a database, and after f makes its last checkpoint. What f did is done also when that fails.
-func (d *database) withTrail(ctx context.Context, keys *crypto.Keyring, anchor string, f func(*audit.Trail) error) error {
-	anchor = anchorPath(anchor, d.path)
-	t, err := audit.New(ctx, audit.Config{Store: sqlite.NewLog(d.db), Keys: keys, Anchors: []audit.Anchor{audit.NewFileAnchor(anchor)}, Spool: spoolPath(d.path)})
+func (d *database) withTrail(ctx context.Context, keys *crypto.Keyring, anchors []string, f func(*audit.Trail) error) error {
+	if err := d.anchored(ctx, anchorPaths(anchors, d.path)); err != nil {
+		return err
+	}
+	return d.withAnchors(ctx, keys, anchors, f)
+}
+
+// withAnchors is withTrail for anchors that may be new.
+func (d *database) withAnchors(ctx context.Context, keys *crypto.Keyring, anchors []string, f func(*audit.Trail) error) error {
+	t, err := audit.New(ctx, audit.Config{Store: sqlite.NewLog(d.db), Keys: keys, Anchors: anchorsAt(anchorPaths(anchors, d.path)), Spool: spoolPath(d.path)})
 	if err != nil {
 		return trailProblem(err)
 	}
@@ -45,7 +106,7 @@ func (d *database) withTrail(ctx context.Context, keys *crypto.Keyring, anchor s
 	err = f(t)
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	if cerr := t.Close(end); cerr != nil {
+	if cerr := t.Close(end); cerr != nil && !sameTrouble(err, cerr) {
 		cerr = fmt.Errorf("what was done is in the trail, but no checkpoint covers it: %w", trailProblem(cerr))
 		if err == nil {
 			return cerr
@@ -55,11 +116,21 @@ func (d *database) withTrail(ctx context.Context, keys *crypto.Keyring, anchor s
 	return err
 }
 
+// sameTrouble reports that two errors say the same of the trail.
+func sameTrouble(a, b error) bool {
+	for _, e := range []error{audit.ErrTampered, audit.ErrBehind} {
+		if errors.Is(a, e) && errors.Is(b, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // trailIn returns a trail within a transaction, whose events are there when that commits. The next trail on the database makes
 // leaves of them; this one is not closed.
-func (d *database) trailIn(ctx context.Context, tx sqlite.DB, keys *crypto.Keyring, anchor string) (*audit.Trail, error) {
+func (d *database) trailIn(ctx context.Context, tx sqlite.DB, keys *crypto.Keyring, anchors []string) (*audit.Trail, error) {
 	const never = 10_000 * time.Hour
-	t, err := audit.New(ctx, audit.Config{Store: sqlite.NewLog(tx), Keys: keys, Anchors: []audit.Anchor{audit.NewFileAnchor(anchorPath(anchor, d.path))}, Interval: never})
+	t, err := audit.New(ctx, audit.Config{Store: sqlite.NewLog(tx), Keys: keys, Anchors: anchorsAt(anchorPaths(anchors, d.path)), Interval: never})
 	return t, trailProblem(err)
 }
 
@@ -71,14 +142,14 @@ func trailProblem(err error) error {
 	case errors.Is(err, audit.ErrTampered):
 		return rewordedError{"the audit trail in the database was changed by somebody; carrel log verify says where", err}
 	case errors.Is(err, audit.ErrBehind):
-		return rewordedError{"the audit trail in the database has lost entries that the anchor knows of, as after a restore or a cut; carrel log verify says which, and carrel log restored lets it go on", err}
+		return rewordedError{"the database has fewer trail entries than the anchor (it was restored, or cut): carrel log verify says which are lost, carrel log restored goes on", err}
 	case errors.Is(err, audit.ErrHeld):
 		return rewordedError{strings.TrimPrefix(err.Error(), "audit: ") + "; see carrel log hold", err}
 	}
 	return rewordedError{strings.TrimPrefix(err.Error(), "audit: "), err}
 }
 
-// byCommand says in the trail that the command itself did something.
-func byCommand(role string) audit.Event {
-	return audit.Event{Actor: "carrel", Role: role, Channel: audit.CLI, Time: time.Now()}
+// byCommand says in the trail that a command did something, for whom it was run.
+func byCommand(actor, role string) audit.Event {
+	return audit.Event{Actor: actorOf(actor), Role: role, Channel: audit.CLI, Time: time.Now()}
 }

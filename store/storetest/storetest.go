@@ -15,6 +15,9 @@
 //
 // A store that holds some kinds only is not asked about the others. Nothing else can be skipped, but
 // for accounts and legal holds, of which a store may know nothing at all.
+//
+// [TestKeys], [TestPatrons], [TestGrants] and [TestLog] do the same for the stores of subject keys, patrons, break-glass grants and
+// the audit trail.
 package storetest
 
 import (
