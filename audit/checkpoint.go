@@ -110,7 +110,7 @@ func (a *FileAnchor) Put(ctx context.Context, checkpoint []byte) error {
 		return nil
 	}
 	if info, err := os.Stat(a.path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("audit: %s is no regular file", a.path)
+		return fmt.Errorf("audit: anchor %s is no regular file", a.path)
 	}
 	_, err := os.Stat(a.path)
 	created := errors.Is(err, os.ErrNotExist)
@@ -171,11 +171,9 @@ func appendWhole(f *os.File, checkpoint []byte) error {
 // Checkpoints returns what is in the file, in its order. That there is no file is not an error: then nothing was ever anchored, or the
 // anchor is gone.
 func (a *FileAnchor) Checkpoints() ([][]byte, error) {
-	f, err := os.Open(a.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
-		return nil, fileError("anchor", a.path, err)
+	f, err := a.open()
+	if f == nil || err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	data, err := io.ReadAll(f)
@@ -185,16 +183,30 @@ func (a *FileAnchor) Checkpoints() ([][]byte, error) {
 	return SplitCheckpoints(data), nil
 }
 
+// open opens the file to be read; nil if there is none. A pipe would be waited for.
+func (a *FileAnchor) open() (*os.File, error) {
+	info, err := os.Stat(a.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("audit: anchor %s is no regular file", a.path)
+	}
+	f, err := os.Open(a.path)
+	if err != nil {
+		return nil, fileError("anchor", a.path, err)
+	}
+	return f, nil
+}
+
 // recentBytes is how much of the end of an anchor is read to know how far it is.
 const recentBytes = 64 << 10
 
 // Recent returns the last checkpoints in the file, in its order.
 func (a *FileAnchor) Recent() ([][]byte, error) {
-	f, err := os.Open(a.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
-		return nil, fileError("anchor", a.path, err)
+	f, err := a.open()
+	if f == nil || err != nil {
+		return nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -218,7 +230,7 @@ func SplitCheckpoints(data []byte) (list [][]byte) {
 		end, empty, signed := 0, false, false
 		for end < len(data) {
 			line, _, _ := bytes.Cut(data[end:], []byte("\n"))
-			isSig := bytes.HasPrefix(line, []byte(sig))
+			isSig := bytes.HasPrefix(line, []byte(sig)) || len(line) > 0 && strings.HasPrefix(sig, string(line))
 			if (signed || empty) && !isSig || end > 0 && bytes.HasPrefix(line, []byte(originPrefix)) {
 				break
 			}

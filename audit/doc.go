@@ -55,7 +55,7 @@
 //	21  collapsed     varint
 //
 // Texts are UTF-8, at most 1024 bytes, without control characters. The plaintext of a subject's ciphertext is a sequence of the same form: 1 the version of
-// the record, varint; 2 the note; 3, repeated, a change, which is three times a zero byte and a part: segment, before, after. It is sealed under the
+// the record, varint; 2 the note; 3, repeated, a change, which is three times a zero byte and a part: segment, before, after; 4 zeros, to a multiple of 128 bytes. It is sealed under the
 // label "trail", revision 0. The tag's first two bytes are the month of the event (UTC), counted from January 1970, big-endian, the other 14 the beginning of
 // the subject's [crypto.Tag] for the text "trail month " and that number.
 //

@@ -221,7 +221,11 @@ const (
 	sealedVersion = 1 + iota
 	sealedNote
 	sealedChange
+	sealedPadding
 )
+
+// padTo is what the length of what is sealed is a multiple of: lengths would tell which change of which record it was.
+const padTo = 128
 
 // encode returns what an event says about a subject beyond that it is about them; nothing when that is all.
 func (s *Subject) encode() string {
@@ -233,6 +237,12 @@ func (s *Subject) encode() string {
 		change := appendField(nil, 0, c.Segment)
 		change = appendField(change, 0, c.Before.Reveal())
 		b = appendField(b, sealedChange, appendField(change, 0, c.After.Reveal()))
+	}
+	if len(b) == 0 {
+		return ""
+	}
+	if over := len(b) % padTo; over > 0 { // the tag and the length, of one byte, are a part of it
+		b = appendField(b, sealedPadding, make([]byte, (2*padTo-over-2)%padTo))
 	}
 	return string(b)
 }
@@ -268,6 +278,7 @@ func decodeSubject(id crypto.Subject, plain string) (s Subject, err error) {
 				return s, errEncoding
 			}
 			s.Changes = append(s.Changes, Change{parts[0], crypto.NewSecret(parts[1]), crypto.NewSecret(parts[2])})
+		case sealedPadding:
 		default:
 			return s, errEncoding
 		}

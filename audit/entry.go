@@ -1,12 +1,15 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -75,6 +78,10 @@ func (t *Trail) prepare(ctx context.Context, e Event) (Entry, error) {
 	if err := e.check(); err != nil {
 		return Entry{}, err
 	}
+	var err error
+	if e.Grant, err = t.grantOf(ctx, &e); err != nil {
+		return Entry{}, err
+	}
 	public := e.encode()
 	b := make([]byte, 0, len(public)+64+64*len(e.Subjects))
 	b = append(b, bodyVersion)
@@ -108,6 +115,8 @@ func (t *Trail) prepare(ctx context.Context, e Event) (Entry, error) {
 		}
 		parts = append(parts, p)
 	}
+	// Callers have lists of people in the order of their IDs, which stand in the database for everybody to read.
+	slices.SortFunc(parts, func(a, b part) int { return bytes.Compare(a.tag[:], b.tag[:]) })
 	b = binary.AppendUvarint(b, uint64(len(parts)))
 	for _, p := range parts {
 		b = append(b, p.tag[:]...)
@@ -125,6 +134,28 @@ func (t *Trail) prepare(ctx context.Context, e Event) (Entry, error) {
 		return Entry{}, errTooLong
 	}
 	return entry, nil
+}
+
+// grantLabel is what the reference of a break-glass grant in the trail is made of.
+func grantLabel(grant string) string { return "trail grant " + grant }
+
+// grantOf returns what stands in the trail for a grant: a tag of the subject's, because the library system keeps grants by their ID beside whom they are on. Without
+// anybody's key it is nothing.
+func (t *Trail) grantOf(ctx context.Context, e *Event) (string, error) {
+	if e.Grant == "" {
+		return "", nil
+	}
+	for _, s := range e.Subjects {
+		tag, err := t.keys.Tag(ctx, s.ID, grantLabel(e.Grant))
+		switch {
+		case errors.Is(err, crypto.ErrNoKey), errors.Is(err, crypto.ErrShredded):
+			continue
+		case err != nil:
+			return "", err
+		}
+		return hex.EncodeToString(tag[:]), nil
+	}
+	return "", nil
 }
 
 var errTooLong = errors.New("audit: an event of more than 4 MiB: split it")

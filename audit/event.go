@@ -37,7 +37,7 @@ type Event struct {
 
 	Segments  []string // of the patron record that were revealed or changed
 	Count     int      // of patrons; of records in a sweep, of keys in a rotation, of entries in a prune, of rows in a report
-	Grant     string   // ID of the break-glass grant that allowed it
+	Grant     string   // ID of the break-glass grant that allowed it; a trail keeps a reference made from it under the subject's key
 	Recipient string   // of an export
 	Approval  string   // reference under which it was approved
 
@@ -142,7 +142,7 @@ var actions = map[Action]struct {
 	LogIn:  {Logins, true}, Lock: {Logins, true}, Unlock: {Logins, true},
 	Sweep: {Jobs, false}, Reindex: {Jobs, true}, Rotate: {Jobs, false},
 	Report: {Reports, true},
-	Shred:  {Erasures, true},
+	Shred:  {Erasures, false}, // whose key it was would lead to all that the month says of them
 	Prune:  {Upkeep, false}, Restore: {Upkeep, false}, NewAnchor: {Upkeep, false},
 }
 

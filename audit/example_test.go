@@ -72,7 +72,7 @@ func Example() {
 	check(err)
 	anchored, err := anchor.Checkpoints()
 	check(err)
-	v, err := audit.Verify(ctx, audit.VerifyConfig{Store: store, Verifier: verifier, Anchored: anchored})
+	v, err := audit.Verify(ctx, audit.VerifyConfig{Store: store, Verifier: verifier, Anchored: [][][]byte{anchored}})
 	check(err)
 	fmt.Println(v.Size, "entries,", len(v.Findings), "findings")
 	// Output:

@@ -2,6 +2,8 @@ package audit
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -156,6 +158,7 @@ func (r *Reporter) write(ctx context.Context, by By, name string, w io.Writer, f
 					return err
 				}
 			}
+			i.arrange(ids)
 			if err := line(out, i, ids); err != nil {
 				return err
 			}
@@ -209,4 +212,25 @@ func (d *directory) of(ctx context.Context, tag Tag) (crypto.Subject, error) {
 		d.months[month], d.order = people, append(d.order, month)
 	}
 	return d.months[month][tag], nil
+}
+
+// arrange puts the people of an entry into the order of their IDs, and those whom nobody knows after them in the order of their tags.
+func (i *item) arrange(ids []crypto.Subject) {
+	order := make([]int, len(ids))
+	for n := range order {
+		order[n] = n
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		switch {
+		case ids[a] == "" && ids[b] != "":
+			return 1
+		case ids[a] != "" && ids[b] == "":
+			return -1
+		}
+		return cmp.Or(cmp.Compare(ids[a], ids[b]), bytes.Compare(i.tags[a][:], i.tags[b][:]))
+	})
+	was, tags, sealed := slices.Clone(ids), slices.Clone(i.tags), slices.Clone(i.sealed)
+	for n, from := range order {
+		ids[n], i.tags[n], i.sealed[n] = was[from], tags[from], sealed[from]
+	}
 }

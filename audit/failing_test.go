@@ -150,7 +150,7 @@ func (f *failingTrail) verified(t *testing.T) {
 	require.NoError(t, err)
 	anchored, err := f.desk.anchor.Checkpoints()
 	require.NoError(t, err)
-	got, err := audit.Verify(t.Context(), audit.VerifyConfig{Store: f.store, Verifier: v, Key: key, Anchored: anchored})
+	got, err := audit.Verify(t.Context(), audit.VerifyConfig{Store: f.store, Verifier: v, Key: key, Anchored: [][][]byte{anchored}})
 	require.NoError(t, err)
 	require.Empty(t, got.Findings)
 	require.Zero(t, got.Pending)

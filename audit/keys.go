@@ -8,9 +8,10 @@ import (
 )
 
 // Shred destroys the key of a subject ([crypto.Keyring.Shred]) after it has recorded that: without a record nothing is destroyed. The Actor,
-// Role, Channel and Approval of by say who does it and under which reference. From then on nobody finds that record, or any other, as the subject's.
+// Role, Channel and Approval of by say who does it and under which reference. The record does not say whose key it was, and from then on nobody finds any record as the subject's.
 func (t *Trail) Shred(ctx context.Context, by Event, subject crypto.Subject) error {
-	by.Time, by.Action, by.Outcome, by.Count, by.Subjects = t.now(), Shred, Done, 1, []Subject{{ID: subject}}
+	// Without the subject: who has no key any more is to be seen in the database, and the tag would lead from there to all that the month says of them.
+	by.Time, by.Action, by.Outcome, by.Count, by.Subjects = t.now(), Shred, Done, 1, nil
 	if err := t.Record(ctx, by); err != nil {
 		return err
 	}

@@ -1,12 +1,15 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/carrel-project/carrel/crypto"
 )
@@ -18,6 +21,9 @@ type Retention struct {
 	Before map[Class]time.Time
 	// Held are subjects under a legal hold: entries about them stay.
 	Held []crypto.Subject
+	// Known are findings of [Verify] that were looked into, by the numbers of their entries. With any other finding nothing is pruned: what was
+	// tampered with is evidence, and a hold may be among what is gone.
+	Known []Range
 }
 
 // A Pruned is what a prune did, or would do.
@@ -36,7 +42,7 @@ const TrailItself = "trail"
 // Holds returns the references of the legal holds on the trail: those that an event of [Hold] with the Kind [TrailItself] has set, by its Object, and none of
 // [Release] has ended.
 func (t *Trail) Holds(ctx context.Context) ([]string, error) {
-	u, err := t.upkeep(ctx)
+	u, err := t.settled(ctx)
 	return u.holds(), err
 }
 
@@ -53,21 +59,20 @@ func (e *Event) class() Class {
 // goes are made durable, anchored and only then carried out; a prune that was interrupted is finished by the next one. The Actor, Role, Channel
 // and Approval of by say who prunes.
 //
-// Entries that were tampered with are evidence and stay. Errors: [ErrHeld], with the references of the holds; [ErrTampered], [ErrBehind]; those of
-// the store and the anchors.
+// Errors: [ErrHeld], with the references of the holds; [ErrTampered] when the trail does not verify; [ErrBehind]; those of the store and the anchors.
 func (t *Trail) Prune(ctx context.Context, r Retention, by Event) (Pruned, error) {
 	var p Pruned
-	if _, err := t.Sequence(ctx); err != nil {
-		return p, err
-	}
-	past, err := t.upkeep(ctx)
+	past, err := t.settled(ctx)
 	if err != nil {
 		return p, err
 	}
 	if holds := past.holds(); len(holds) > 0 {
 		return p, fmt.Errorf("%w: %s", ErrHeld, strings.Join(holds, ", "))
 	}
-	if err := t.finish(ctx, past); err != nil {
+	if err := t.intact(ctx, r.Known); err != nil {
+		return p, err
+	}
+	if err := t.finish(ctx, past, r.Held); err != nil {
 		return p, err
 	}
 	expired, held, err := t.expired(ctx, r)
@@ -77,39 +82,124 @@ func (t *Trail) Prune(ctx context.Context, r Retention, by Event) (Pruned, error
 	p = Pruned{Removed: map[Class]int{}, Held: held, Collapsed: past.collapsed}
 	by.Time, by.Action, by.Outcome = t.now(), Prune, Done
 	var remove []Range
+	var claims []Event
 	for _, class := range Classes() {
 		all := ranges(expired[class])
 		for part := range slices.Chunk(all, maxRanges) {
 			e := by
 			e.Kind, e.Before, e.Ranges, e.Count = string(class), r.Before[class], part, count(part)
-			if err := t.write(ctx, e); err != nil {
-				return p, err
-			}
+			claims = append(claims, e)
 		}
 		p.Removed[class] = count(all)
 		remove = append(remove, all...)
 	}
 	if len(remove) > 0 {
-		if _, err := t.Sequence(ctx); err != nil {
+		if err := t.claim(ctx, claims...); err != nil {
 			return p, err
 		}
 		if err := t.carryOut(ctx, remove); err != nil {
 			return p, err
 		}
 	}
+	if past, err = t.upkeep(ctx); err != nil {
+		return p, err
+	}
 	n, left, err := t.collapsible(ctx, past)
 	if err != nil || n <= past.collapsed {
 		return p, err
 	}
 	by.Collapsed, by.Ranges, by.Count = n, []Range{{past.collapsed, n}}, left
-	if err := t.write(ctx, by); err != nil {
-		return p, err
-	}
-	if _, err := t.Sequence(ctx); err != nil {
+	if err := t.claim(ctx, by); err != nil {
 		return p, err
 	}
 	p.Collapsed = n
 	return p, t.collapse(ctx, past.collapsed, n)
+}
+
+// settled makes leaves of all that is there, what waits in the spool included, and returns what the trail says of itself.
+func (t *Trail) settled(ctx context.Context) (upkeep, error) {
+	if t.spool != nil && t.spool.filled() {
+		t.drain(ctx)
+		if t.spool.filled() {
+			return upkeep{}, errors.New("audit: events wait in the spool, among which may be a legal hold: nothing is pruned before the store takes them")
+		}
+	}
+	if _, err := t.Sequence(ctx); err != nil {
+		return upkeep{}, err
+	}
+	return t.upkeep(ctx)
+}
+
+// intact returns an error if the trail does not verify against those of its anchors that can be read back, but for what is known.
+func (t *Trail) intact(ctx context.Context, known []Range) error {
+	cfg := VerifyConfig{Store: t.store, Verifier: t.verifier, Key: t.key}
+	for _, a := range t.anchors {
+		if a, ok := a.(interface{ Checkpoints() ([][]byte, error) }); ok {
+			list, err := a.Checkpoints()
+			if err != nil {
+				return err
+			}
+			cfg.Anchored = append(cfg.Anchored, list)
+		}
+	}
+	v, err := Verify(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	for _, f := range v.Findings {
+		in := func(r Range) bool { return f.To > 0 && r.From <= f.From && f.To <= r.To }
+		if f.Kind != Declared && !slices.ContainsFunc(known, in) {
+			return fmt.Errorf("%w: entries %d to %d are %s; nothing is pruned before that was looked into", ErrTampered, f.From, f.To, f.Kind)
+		}
+	}
+	return nil
+}
+
+// claim puts into the store, and not into the spool, what is going to be done, and returns when it is under an anchored checkpoint.
+func (t *Trail) claim(ctx context.Context, events ...Event) error {
+	before, err := t.store.Tree(ctx)
+	if err != nil {
+		return err
+	}
+	missing := map[string]bool{}
+	for _, e := range events {
+		entry, err := t.prepare(ctx, e)
+		if err != nil {
+			return err
+		}
+		if err := t.toStore([]Entry{entry}); err != nil {
+			return ErrUnavailable
+		}
+		missing[string(entry.Body)] = true
+	}
+	if _, err := t.Sequence(ctx); err != nil {
+		return err
+	}
+	tree, err := t.signedTree(ctx)
+	if err != nil {
+		return err
+	}
+	hashes := tlog.TileHashReader(tree, &tileReader{ctx, t.store})
+	for q := (Query{From: before.Next, To: uint64(tree.N), Limit: sequencePage}); ; {
+		page, err := t.store.Entries(ctx, q)
+		if err != nil {
+			return err
+		}
+		good, err := t.inTree(hashes, page.Entries)
+		if err != nil {
+			return err
+		}
+		for _, e := range good {
+			delete(missing, string(e.Body))
+		}
+		if q.Cursor = page.Cursor; q.Cursor == "" {
+			break
+		}
+	}
+	if len(missing) > 0 {
+		return ErrLost
+	}
+	return nil
 }
 
 // Expired counts what Prune would remove now.
@@ -153,7 +243,7 @@ func ranges(numbers []uint64) (list []Range) {
 
 // An upkeep is what the trail says of itself.
 type upkeep struct {
-	held      map[string]bool // legal holds on the trail, by reference
+	held      map[string]time.Time // legal holds on the trail, by reference, since when
 	prunes    []Event
 	collapsed uint64
 	restores  []Range
@@ -161,20 +251,23 @@ type upkeep struct {
 
 // upkeep reads the events by which the trail is kept.
 func (t *Trail) upkeep(ctx context.Context) (u upkeep, err error) {
-	u.held = map[string]bool{}
+	u.held = map[string]time.Time{}
 	type held struct {
 		number uint64
 		opened
 	}
 	var holds []held // a store may hand them out in any order
-	err = t.each(ctx, Query{Actions: []Action{Prune, Restore, Hold, Release}}, func(number uint64, o *opened) error {
+	// All of it: the store's index is not signed, and a hold that is not in it would not hold.
+	err = t.each(ctx, Query{}, func(number uint64, o *opened) error {
 		switch e := o.event; {
 		case e.Action == Prune:
-			u.prunes = append(u.prunes, e)
+			if number >= uint64(e.Collapsed) && (len(e.Ranges) == 0 || e.Ranges[len(e.Ranges)-1].To <= number) {
+				u.prunes = append(u.prunes, e)
+			}
 			u.collapsed = max(u.collapsed, e.Collapsed)
 		case e.Action == Restore:
 			u.restores = append(u.restores, e.Ranges...)
-		case e.Kind == TrailItself && e.Outcome == Done:
+		case e.Kind == TrailItself && e.Outcome == Done && (e.Action == Hold || e.Action == Release):
 			holds = append(holds, held{number, *o})
 		}
 		return nil
@@ -187,8 +280,8 @@ func (t *Trail) upkeep(ctx context.Context) (u upkeep, err error) {
 		}
 		copies[h.nonce] = true
 		if h.event.Action == Hold {
-			u.held[h.event.Object] = true
-		} else {
+			u.held[h.event.Object] = h.event.Time
+		} else if !h.event.Time.Before(u.held[h.event.Object]) { // an older one was put there again
 			delete(u.held, h.event.Object)
 		}
 	}
@@ -204,21 +297,35 @@ func (u *upkeep) holds() (list []string) {
 	return list
 }
 
-// finish does what the last prune may have left undone. Earlier ones were finished by it.
-func (t *Trail) finish(ctx context.Context, past upkeep) error {
+// finish does what the last prune may have left undone, but for what is held by now. Earlier ones were finished by it.
+func (t *Trail) finish(ctx context.Context, past upkeep, held []crypto.Subject) error {
 	var latest time.Time
 	for _, e := range past.prunes {
 		if e.Time.After(latest) {
 			latest = e.Time
 		}
 	}
+	heldTags := t.heldTags(held)
 	for _, e := range past.prunes {
 		switch {
 		case latest.Sub(e.Time) > 24*time.Hour:
 			continue
 		case e.Collapsed == 0:
-			if err := t.carryOut(ctx, e.Ranges); err != nil {
-				return err
+			for _, r := range e.Ranges {
+				var numbers []uint64
+				err := t.each(ctx, Query{From: r.From, To: r.To}, func(number uint64, o *opened) error {
+					is, err := heldTags(ctx, o)
+					if err == nil && !is && string(o.event.class()) == e.Kind && o.event.Time.Before(e.Before) {
+						numbers = append(numbers, number)
+					}
+					return err
+				})
+				if err == nil {
+					err = t.carryOut(ctx, ranges(numbers))
+				}
+				if err != nil {
+					return err
+				}
 			}
 		case e.Collapsed == past.collapsed && len(e.Ranges) == 1:
 			from := e.Ranges[0].From
@@ -236,16 +343,29 @@ func (t *Trail) finish(ctx context.Context, past upkeep) error {
 	return nil
 }
 
-// each calls f with the authentic entries that a query asks for.
+// each calls f with the entries that a query asks for, of those that stand in the signed tree at their numbers. What is not, was changed after it
+// was signed, or put there: it is evidence, and nothing follows from it.
 func (t *Trail) each(ctx context.Context, q Query, f func(number uint64, o *opened) error) error {
 	q.Limit = sequencePage
+	tree, err := t.signedTree(ctx)
+	if err != nil || tree.N == 0 {
+		return err
+	}
+	if q.To == 0 || q.To > uint64(tree.N) {
+		q.To = uint64(tree.N)
+	}
+	hashes := tlog.TileHashReader(tree, &tileReader{ctx, t.store})
 	for {
 		page, err := t.store.Entries(ctx, q)
 		if err != nil {
 			return err
 		}
-		for _, e := range page.Entries {
-			if o, err := t.trusted(e.Body); err == nil {
+		good, err := t.inTree(hashes, page.Entries)
+		if err != nil {
+			return err
+		}
+		for _, e := range good {
+			if o, err := open(e.Body); err == nil {
 				if err := f(e.Number, &o); err != nil {
 					return err
 				}
@@ -256,6 +376,55 @@ func (t *Trail) each(ctx context.Context, q Query, f func(number uint64, o *open
 		}
 		q.Cursor = page.Cursor
 	}
+}
+
+// signedTree returns the tree of the checkpoint in the store, if it is ours.
+func (t *Trail) signedTree(ctx context.Context) (tlog.Tree, error) {
+	tree, err := t.store.Tree(ctx)
+	if err != nil || tree.Size == 0 {
+		return tlog.Tree{}, err
+	}
+	signed, err := OpenCheckpoint(tree.Checkpoint, t.verifier)
+	if err != nil || uint64(signed.N) != tree.Size {
+		return tlog.Tree{}, ErrTampered
+	}
+	return signed, nil
+}
+
+// inTree returns the entries that are authentic and stand in the tree at their numbers.
+func (t *Trail) inTree(hashes tlog.HashReader, entries []Entry) (good []Entry, err error) {
+	slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Number, b.Number) })
+	indexes := make([]int64, len(entries))
+	for i, e := range entries {
+		indexes[i] = tlog.StoredHashIndex(0, int64(e.Number))
+	}
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	leaves, err := hashes.ReadHashes(indexes)
+	if err != nil {
+		// One tile that does not fit the signed root spoils all: ask for each by itself.
+		if len(entries) == 1 {
+			return nil, nil
+		}
+		for part := range slices.Chunk(entries, (len(entries)+1)/2) {
+			some, err := t.inTree(hashes, part)
+			if err != nil {
+				return nil, err
+			}
+			good = append(good, some...)
+		}
+		return good, nil
+	}
+	var leaf []byte
+	for i, e := range entries {
+		var h tlog.Hash
+		var ours bool
+		if h, leaf, ours = leafHash(t.key, leaf, e.Body); ours && h == leaves[i] {
+			good = append(good, e)
+		}
+	}
+	return good, nil
 }
 
 // expired returns the numbers of what has expired, and how many more have but are held.
@@ -342,39 +511,56 @@ func (t *Trail) collapsible(ctx context.Context, past upkeep) (n uint64, left in
 	if n <= past.collapsed {
 		return 0, 0, nil
 	}
-	kept, found := []uint64{}, false
-	for q := (Query{From: past.collapsed, To: n, Limit: tileWidth}); !found; {
-		page, err := t.store.Entries(ctx, q)
-		if err != nil {
-			return 0, 0, err
-		}
-		for _, e := range page.Entries {
-			if o, err := t.trusted(e.Body); err != nil || o.event.class() != Upkeep {
-				n, found = e.Number, true
-				break
-			}
-			kept = append(kept, e.Number)
-		}
-		if q.Cursor = page.Cursor; q.Cursor == "" {
-			break
-		}
+	if n, left, err = t.leftOver(ctx, past, n); err != nil {
+		return 0, 0, err
 	}
-	n -= n % tileWidth
-	for _, k := range kept {
+	return n, left, nil
+}
+
+// leftOver goes on from where the collapsed prefix ends for as long as what is missing was pruned and what is there is the trail's own. What was deleted stays
+// a gap for everybody to see.
+func (t *Trail) leftOver(ctx context.Context, past upkeep, end uint64) (n uint64, left int, err error) {
+	gone := []Range{{0, past.collapsed}}
+	for _, e := range past.prunes {
+		gone = append(gone, e.Ranges...)
+	}
+	slices.SortFunc(gone, func(a, b Range) int { return cmp.Compare(a.From, b.From) })
+	gone = joinRanges(gone)
+	// covered returns up to where what is missing from a number on was pruned.
+	covered := func(from, to uint64) uint64 {
+		for _, r := range gone {
+			if r.From <= from && from < r.To {
+				return min(to, r.To)
+			}
+		}
+		return from
+	}
+	var own []uint64
+	at, stopped := past.collapsed, false
+	err = t.each(ctx, Query{From: at, To: end}, func(number uint64, o *opened) error {
+		if stopped {
+			return nil
+		}
+		if at = covered(at, number); at < number || o.event.class() != Upkeep {
+			stopped = true
+			return nil
+		}
+		own, at = append(own, number), number+1
+		return nil
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	if !stopped {
+		at = covered(at, end)
+	}
+	n = at - at%tileWidth
+	for _, k := range own {
 		if k < n {
 			left++
 		}
 	}
 	return n, left, nil
-}
-
-// trusted takes apart a body that was made with the trail's key.
-func (t *Trail) trusted(body []byte) (opened, error) {
-	leaf, err := leafOf(nil, body)
-	if err != nil || !authentic(t.key, leaf) {
-		return opened{}, errEncoding
-	}
-	return open(body)
 }
 
 // maxRemove is how many entries go in one transaction: whoever records waits for it.
@@ -429,7 +615,7 @@ func (t *Trail) collapse(ctx context.Context, from, to uint64) error {
 }
 
 func (t *Trail) remove(ctx context.Context, entries []Range, tiles []TileID) error {
-	for {
+	for range maxConflicts {
 		tree, err := t.store.Tree(ctx)
 		if err != nil {
 			return err
@@ -439,4 +625,5 @@ func (t *Trail) remove(ctx context.Context, entries []Range, tiles []TileID) err
 			return err
 		}
 	}
+	return ErrTampered
 }

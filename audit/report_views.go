@@ -30,7 +30,7 @@ type ViewRow struct {
 	Report    string         `json:"report,omitempty"` // which one, when the action is report
 	Outcome   Outcome        `json:"outcome"`
 	Why       string         `json:"why,omitempty"`
-	Grant     string         `json:"grant,omitempty"`
+	Grant     string         `json:"grant,omitempty"` // the trail's reference of a break-glass grant: equal for equal grants
 	Recipient string         `json:"recipient,omitempty"`
 }
 

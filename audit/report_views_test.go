@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -70,7 +71,7 @@ func TestRecordsCoverWhatWasShown(t *testing.T) {
 			pages++
 			for _, s := range append([]string{""}, e.Segments...) {
 				id := e.Subjects[0].ID
-				was[id] = append(was[id], shown{e.Actor, e.Role, e.Purpose, e.Channel, e.Action, e.Grant, s, now.Unix() / 60})
+				was[id] = append(was[id], shown{e.Actor, e.Role, e.Purpose, e.Channel, e.Action, reference(t, d, id, e.Grant), s, now.Unix() / 60})
 			}
 		}
 		if !back {
@@ -146,4 +147,15 @@ func TestViewsOfAPeriodReachBack(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, table.Rows, want, since.String())
 	}
+}
+
+// reference is what stands in the trail for a grant.
+func reference(t *testing.T, d *desk, id crypto.Subject, grant string) string {
+	t.Helper()
+	if grant == "" {
+		return ""
+	}
+	tag, err := d.keys.Tag(t.Context(), id, "trail grant "+grant)
+	require.NoError(t, err)
+	return hex.EncodeToString(tag[:])
 }

@@ -3,9 +3,12 @@ package audit
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -18,13 +21,17 @@ type sequencer struct {
 	turn sync.Mutex // this process's
 
 	// What this process knows, guarded by turn.
-	edge     *frontier // nil: nothing yet
-	signed   []byte    // the checkpoint of edge
-	anchored []byte    // the last one that all anchors have
-	highest  uint64    // size of the largest tree that an anchor was seen to have
-	last     []byte    // the checkpoint of that
-	looked   bool      // at the anchors
-	bare     bool      // one of them had nothing
+	edge     *frontier  // nil: nothing yet
+	signed   []byte     // the checkpoint of edge
+	anchored []byte     // the last one that all anchors have
+	highest  uint64     // size of the largest tree that an anchor was seen to have
+	last     []byte     // the checkpoint of that
+	recent   [][][]byte // what each anchor had when it was looked at, in its order
+	own      uint64     // size of the largest tree that this process has anchored
+	looked   bool       // at the anchors
+	bare     bool       // one of them had nothing
+
+	floor atomic.Uint64 // size of the last tree that this process has seen
 
 	mu      sync.Mutex
 	timer   *time.Timer
@@ -32,6 +39,9 @@ type sequencer struct {
 }
 
 var (
+	// ErrLost means that the store has acknowledged events and does not have them: somebody removes them, or keeps them out.
+	ErrLost = errors.New("audit: events that the store acknowledged are not in it: somebody removed them or keeps them out")
+
 	// ErrTampered means that the tree in the store is not the one that was signed last: [Verify] says where.
 	ErrTampered = errors.New("audit: the tree in the store is not the one that was signed: somebody changed it")
 
@@ -91,7 +101,13 @@ func (s *sequencer) stop() {
 	}
 }
 
-const sequencePage = 2048
+const (
+	sequencePage = 2048
+
+	// gap begins the leaf of a number that had no entry when it was signed.
+	gap    = 0xfe
+	maxGap = 100_000
+)
 
 // Sequence makes leaves of all entries that are in the store, signs a checkpoint of the tree and anchors it. Trail does this by itself, within
 // Config.Interval of an event; call it where a checkpoint is wanted at once, or for entries that were appended without a Trail's Record. It returns the last checkpoint; nil while there
@@ -102,13 +118,19 @@ func (t *Trail) Sequence(ctx context.Context) (checkpoint []byte, err error) {
 	s := &t.tree
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	for {
-		more, err := t.grow(ctx)
+	wanted := t.group.acknowledged()
+	for conflicts := 0; ; {
+		more, err := t.grow(ctx, wanted)
 		if errors.Is(err, ErrConflict) && ctx.Err() == nil {
 			s.edge = nil
-			continue
+			if conflicts++; conflicts > maxConflicts {
+				err = ErrTampered // nobody is as fast as that
+			} else {
+				continue
+			}
 		}
 		if err != nil {
+			t.group.acknowledge(wanted)
 			s.edge = nil
 			return nil, err
 		}
@@ -116,7 +138,50 @@ func (t *Trail) Sequence(ctx context.Context) (checkpoint []byte, err error) {
 			break
 		}
 	}
-	return s.signed, t.anchor(ctx)
+	s.floor.Store(s.edge.size)
+	if err := errors.Join(t.present(ctx, wanted), t.anchor(ctx)); err != nil {
+		return s.signed, err
+	}
+	return s.signed, nil
+}
+
+// maxConflicts is how often in a row another process may be faster.
+const maxConflicts = 1000
+
+// present looks whether entries that were acknowledged are there. Those that another process has taken in, this one has not seen.
+func (t *Trail) present(ctx context.Context, wanted map[tlog.Hash]uint64) error {
+	if len(wanted) == 0 {
+		return nil
+	}
+	tree, err := t.store.Tree(ctx)
+	if err != nil {
+		return err
+	}
+	from := tree.Next
+	for _, next := range wanted {
+		from = min(from, next)
+	}
+	var leaf []byte
+	for q := (Query{From: from, To: tree.Next, Limit: sequencePage}); len(wanted) > 0 && from < tree.Next; {
+		page, err := t.store.Entries(ctx, q)
+		if err != nil {
+			return err
+		}
+		for _, e := range page.Entries {
+			var h tlog.Hash
+			h, leaf, _ = leafHash(t.key, leaf, e.Body)
+			delete(wanted, h)
+		}
+		if q.Cursor = page.Cursor; q.Cursor == "" {
+			break
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	t.views.forget()
+	t.log.Error("carrel: events that the audit store acknowledged are not in it", "events", len(wanted))
+	return fmt.Errorf("%w: %d", ErrLost, len(wanted))
 }
 
 // load makes s.edge what the store has, and checks it.
@@ -135,6 +200,10 @@ func (t *Trail) load(ctx context.Context) (next uint64, err error) {
 		}
 		if s.edge != nil && s.edge.size == tree.Size && string(s.signed) == string(tree.Checkpoint) {
 			return tree.Next, nil
+		}
+		was, signed := s.edge, s.signed
+		if was != nil && tree.Size <= was.size {
+			t.views.forget() // it was put back, and with it what covers looks
 		}
 		ids := edge(tree.Size)
 		size := tree.Size
@@ -157,6 +226,10 @@ func (t *Trail) load(ctx context.Context) (next uint64, err error) {
 		} else if len(tree.Checkpoint) > 0 {
 			return 0, ErrTampered
 		}
+		if err := t.continues(ctx, was, signed, tree); err != nil {
+			t.views.forget()
+			return 0, err
+		}
 		if s.bare && size > 0 {
 			s.bare = false
 			t.log.Warn("carrel: an anchor of the audit trail is new or gone: it proves nothing about what was before now", "entries", size)
@@ -166,8 +239,34 @@ func (t *Trail) load(ctx context.Context) (next uint64, err error) {
 	}
 }
 
+// continues looks whether the tree that another process has made begins with the one that this process knows.
+func (t *Trail) continues(ctx context.Context, was *frontier, signed []byte, now Tree) error {
+	if was == nil || was.size == 0 || now.Size <= was.size {
+		return nil
+	}
+	tree, err := OpenCheckpoint(now.Checkpoint, t.verifier)
+	if err != nil {
+		return ErrTampered
+	}
+	old, err := OpenCheckpoint(signed, t.verifier)
+	if err != nil {
+		return ErrTampered
+	}
+	root, err := tlog.TreeHash(old.N, tlog.TileHashReader(tree, &tileReader{ctx, t.store}))
+	if errors.Is(err, errTree) {
+		return nil // it has been pruned and collapsed since
+	}
+	if err != nil {
+		return err
+	}
+	if root != old.Hash {
+		return fmt.Errorf("%w: it does not go on from where it was", ErrTampered)
+	}
+	return nil
+}
+
 // grow takes in one page of entries.
-func (t *Trail) grow(ctx context.Context) (more bool, err error) {
+func (t *Trail) grow(ctx context.Context, wanted map[tlog.Hash]uint64) (more bool, err error) {
 	s := &t.tree
 	next, err := t.load(ctx)
 	if err != nil || next <= s.edge.size {
@@ -181,14 +280,19 @@ func (t *Trail) grow(ctx context.Context) (more bool, err error) {
 	a := Advance{From: f.size}
 	var leaf []byte
 	for _, e := range page.Entries {
-		if e.Number != f.size {
+		if e.Number < f.size || e.Number-f.size > maxGap {
 			return false, fmt.Errorf("%w: entry %d is missing", ErrTampered, f.size)
+		}
+		for f.size < e.Number { // somebody removed it before it was signed: its place says so, and the others are signed
+			t.log.Error("carrel: an entry of the audit trail is missing", "number", f.size)
+			f.add(tlog.RecordHash(binary.BigEndian.AppendUint64([]byte{gap}, f.size)), func(full Tile) { a.Tiles = append(a.Tiles, full) })
 		}
 		var h tlog.Hash
 		var ours bool
 		if h, leaf, ours = leafHash(t.key, leaf, e.Body); !ours {
 			t.log.Error("carrel: an entry of the audit trail is damaged or forged", "number", e.Number)
 		}
+		delete(wanted, h)
 		f.add(h, func(full Tile) { a.Tiles = append(a.Tiles, full) })
 	}
 	root, err := f.root()
@@ -234,6 +338,7 @@ func (t *Trail) anchor(ctx context.Context) error {
 		return failed
 	}
 	s.anchored = s.signed
+	s.own = max(s.own, s.edge.size)
 	if s.edge.size >= s.highest {
 		s.highest, s.last = s.edge.size, s.signed
 	}
@@ -262,6 +367,7 @@ func (t *Trail) lookAtAnchors() error {
 				s.highest, s.last = uint64(known.N), checkpoint
 			}
 		}
+		s.recent = append(s.recent, recent)
 	}
 	s.looked = true
 	return nil
@@ -277,8 +383,8 @@ func (t *Trail) behind(ctx context.Context, tree Tree) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range lost {
-		if r.To >= s.highest {
+	for _, l := range lost {
+		if l.To >= s.highest && tree.Size >= s.own && tree.Size >= s.after(t, l.checkpoint) {
 			return nil
 		}
 	}
@@ -286,8 +392,31 @@ func (t *Trail) behind(ctx context.Context, tree Tree) error {
 	return fmt.Errorf("%w: %d of %d", ErrBehind, tree.Size, s.highest)
 }
 
+// after returns the size of the largest tree that was anchored after a checkpoint. Where an anchor has it twice, the first counts: somebody who may append can put
+// it there again.
+func (s *sequencer) after(t *Trail, checkpoint string) (size uint64) {
+	for _, list := range s.recent {
+		at := slices.IndexFunc(list, func(one []byte) bool { return digest(one) == checkpoint })
+		for _, one := range list[at+1:] {
+			if digest(one) == checkpoint {
+				continue
+			}
+			if known, err := OpenCheckpoint(one, t.verifier); err == nil {
+				size = max(size, uint64(known.N))
+			}
+		}
+	}
+	return size
+}
+
+// A declaredLoss is what was said to be lost, and the last checkpoint before that.
+type declaredLoss struct {
+	Range
+	checkpoint string
+}
+
 // declared returns what was said to be lost.
-func (t *Trail) declared(ctx context.Context) (lost []Range, err error) {
+func (t *Trail) declared(ctx context.Context) (lost []declaredLoss, err error) {
 	for q := (Query{Actions: []Action{Restore}, Limit: 100}); ; {
 		page, err := t.store.Entries(ctx, q)
 		if err != nil {
@@ -299,7 +428,9 @@ func (t *Trail) declared(ctx context.Context) (lost []Range, err error) {
 				continue
 			}
 			if o, err := open(e.Body); err == nil && o.event.Action == Restore {
-				lost = append(lost, o.event.Ranges...)
+				for _, r := range o.event.Ranges {
+					lost = append(lost, declaredLoss{r, o.event.Object})
+				}
 			}
 		}
 		if page.Cursor == "" {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -23,11 +24,12 @@ import (
 // A spool is a directory of files, each with entries that the store did not take. A file appears whole, by renaming, and goes when the
 // store has its entries. Nothing in it is more than what the store would hold: it is sealed in the same way.
 //
-// A file is the 16 bytes "carrel spool v1\n" and entries, each as the length of its body in 4 bytes, big-endian, and the body. Its name is 32
+// A file is the 16 bytes "carrel spool v1\n", the 32 hexadecimal digits of the keyring's ID, a newline, and entries, each as the length of its body in 4 bytes, big-endian, and the body. Its name is 32
 // hexadecimal digits, drawn at random, and ".spool"; the key of the entry number i in it is these 16 bytes with i added to the last four.
 type spool struct {
 	dir   string
 	limit int64
+	head  string // of a file of ours
 	key   *crypto.TrailKey
 
 	mu   sync.Mutex  // writing and counting
@@ -41,10 +43,12 @@ const (
 	spoolHalf   = ".tmp" // while it is written
 )
 
+var otherHead = regexp.MustCompile("^" + spoolMagic + "[0-9a-f]{32}\n")
+
 var errSpoolFull = errors.New("audit: the spool is full")
 
-func openSpool(dir string, limit int64, key *crypto.TrailKey) (*spool, error) {
-	s := &spool{dir: dir, limit: limit, key: key}
+func openSpool(dir string, limit int64, id string, key *crypto.TrailKey) (*spool, error) {
+	s := &spool{dir: dir, limit: limit, head: spoolMagic + id + "\n", key: key}
 	files, _, err := s.files()
 	if err != nil {
 		return nil, err
@@ -85,7 +89,7 @@ func (s *spool) files() (names []string, size int64, err error) {
 func (s *spool) put(entries []Entry) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	data := []byte(spoolMagic)
+	data := []byte(s.head)
 	for _, e := range entries {
 		data = binary.BigEndian.AppendUint32(data, uint32(len(e.Body)))
 		data = append(data, e.Body...)
@@ -149,9 +153,18 @@ func syncDir(dir string) error {
 // errForged means that a file in the spool was not written by a trail of this keyring.
 var errForged = errors.New("audit: a file in the spool is damaged or was not written by this trail")
 
+// errOther means that a file in the spool was written by another installation, whose events it holds.
+var errOther = errors.New("audit: a file in the spool belongs to another installation")
+
 // read returns the entries of a file.
 func (s *spool) read(name string) ([]Entry, error) {
-	data, err := os.ReadFile(filepath.Join(s.dir, name))
+	file := filepath.Join(s.dir, name)
+	if info, err := os.Stat(file); err != nil {
+		return nil, err
+	} else if info.Size() > s.limit+int64(len(s.head)) {
+		return nil, errForged // we write none so large
+	}
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
@@ -159,8 +172,10 @@ func (s *spool) read(name string) ([]Entry, error) {
 	if err != nil || len(id) != 16 {
 		return nil, errForged
 	}
-	rest, ok := strings.CutPrefix(string(data), spoolMagic)
-	if !ok {
+	rest, ok := strings.CutPrefix(string(data), s.head)
+	if !ok && otherHead.Match(data) {
+		return nil, errOther
+	} else if !ok {
 		return nil, errForged
 	}
 	r := reader{b: []byte(rest)}
@@ -216,6 +231,9 @@ func (t *Trail) empty(ctx context.Context) {
 		entries, err := s.read(name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // another process was faster
+			continue
+		case errors.Is(err, errOther):
+			t.log.Error("carrel: a file in the audit spool belongs to another installation; give each a directory of its own", "file", name)
 			continue
 		case errors.Is(err, errForged):
 			t.log.Error("carrel: a file in the audit spool is damaged or forged, and was put aside", "file", name)

@@ -104,7 +104,7 @@ func TestSpoolPutsForgedFilesAside(t *testing.T) {
 	other := newFailing(t, every(time.Hour))
 	foreign, err := os.ReadFile(spooled(t, other, "foreign")[0])
 	require.NoError(t, err)
-	write(file, data+string(foreign[16:]))
+	write(file, data+string(foreign[49:]))
 	bad += 5
 	rng := rand.New(rand.NewPCG(1, 1))
 	for n := range 20 {
@@ -123,12 +123,14 @@ func TestSpoolPutsForgedFilesAside(t *testing.T) {
 		bad++
 	}
 	whole := string(foreign)
-	write(filepath.Join(f.spool, strings.Repeat("ab", 16)+".spool"), whole)
-	bad++
+	theirs := filepath.Join(f.spool, strings.Repeat("ab", 16)+".spool") // events that they wait for
+	write(theirs, whole)
 	write(filepath.Join(f.spool, "README"), "what is no file of ours is let alone")
 
 	f.store.set(nil)
 	require.NoError(t, f.Close(t.Context()))
+	require.FileExists(t, theirs)
+	require.NoError(t, os.Remove(theirs))
 	size, aside, err := audit.Spooled(f.spool)
 	require.NoError(t, err)
 	require.Zero(t, size)

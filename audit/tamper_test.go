@@ -250,7 +250,7 @@ func (y *yard) bulk(t testing.TB, n int) {
 
 func (y *yard) verify(t testing.TB, store audit.Store, key *crypto.TrailKey) audit.Verification {
 	t.Helper()
-	v, err := audit.Verify(t.Context(), audit.VerifyConfig{Store: store, Verifier: y.verifier, Key: key, Anchored: y.anchored})
+	v, err := audit.Verify(t.Context(), audit.VerifyConfig{Store: store, Verifier: y.verifier, Key: key, Anchored: [][][]byte{y.anchored}})
 	require.NoError(t, err)
 	return v
 }

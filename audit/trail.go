@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/carrel-project/carrel/crypto"
 )
@@ -93,7 +94,7 @@ func New(ctx context.Context, cfg Config) (*Trail, error) {
 	}
 	t.views.covers = map[viewKey]map[string]time.Time{}
 	if cfg.Spool != "" {
-		if t.spool, err = openSpool(cfg.Spool, cmp.Or(cfg.SpoolLimit, 64<<20), key); err != nil {
+		if t.spool, err = openSpool(cfg.Spool, cmp.Or(cfg.SpoolLimit, 64<<20), cfg.Keys.ID(), key); err != nil {
 			return nil, err
 		}
 	}
@@ -118,6 +119,7 @@ func (t *Trail) Record(ctx context.Context, e Event) error {
 	if ownBusiness(e.Action) {
 		return errOwn
 	}
+	t.views.failed(&e)
 	if key, ok := viewOf(&e); ok {
 		return t.recordView(ctx, key, e)
 	}
@@ -158,7 +160,8 @@ type group struct {
 	waiting []*pending
 	writing bool
 	closed  bool
-	idle    chan struct{} // closed when nobody writes any more; nil: nobody asked
+	acked   map[tlog.Hash]uint64 // leaves of entries that the store has acknowledged and no checkpoint is known to cover, with a number from which on they are
+	idle    chan struct{}        // closed when nobody writes any more; nil: nobody asked
 }
 
 // A pending entry waits to be durable.
@@ -298,6 +301,36 @@ func (t *Trail) kept() {
 	t.tree.schedule(t)
 }
 
+// acknowledged hands out what the store has acknowledged since it was asked last, for [Trail.Sequence] to see whether it is there.
+func (g *group) acknowledged() map[tlog.Hash]uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	wanted := g.acked
+	g.acked = nil
+	if wanted == nil {
+		wanted = map[tlog.Hash]uint64{}
+	}
+	return wanted
+}
+
+// acknowledge remembers it. All of it has a number of at least from.
+func (g *group) acknowledge(leaves map[tlog.Hash]uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.acked == nil {
+		g.acked = leaves
+		return
+	}
+	for h, from := range leaves {
+		if len(g.acked) < maxAcked {
+			g.acked[h] = from
+		}
+	}
+}
+
+// maxAcked bounds what is remembered while no checkpoint can be made.
+const maxAcked = 1 << 20
+
 // toStore appends entries. A store that panics is one that is down: its panic would end the process, in a goroutine of ours.
 func (t *Trail) toStore(entries []Entry) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), t.patience)
@@ -308,5 +341,16 @@ func (t *Trail) toStore(entries []Entry) (err error) {
 		}
 		t.down.Store(err != nil)
 	}()
-	return t.store.Append(ctx, entries)
+	if err := t.store.Append(ctx, entries); err != nil {
+		return err
+	}
+	leaves, from := make(map[tlog.Hash]uint64, len(entries)), t.tree.floor.Load()
+	var leaf []byte
+	for _, e := range entries {
+		var h tlog.Hash
+		h, leaf, _ = leafHash(nil, leaf, e.Body)
+		leaves[h] = from
+	}
+	t.group.acknowledge(leaves)
+	return nil
 }

@@ -19,7 +19,7 @@ type claims struct {
 type loss struct {
 	Range
 	number uint64
-	order  int // of the last checkpoint before it in the anchor; -1: the anchor does not have it
+	order  map[int]int // by anchor: of the last checkpoint before it
 }
 
 // readClaims takes the events that count: they are in the tree as they were signed, and can say what they say.
@@ -47,7 +47,7 @@ func (v *verifier) readClaims() error {
 		}
 		if e.event.Action == Restore {
 			for _, r := range e.event.Ranges {
-				v.claims.losses = append(v.claims.losses, loss{r, e.number, v.orderOf(e.event.Object)})
+				v.claims.losses = append(v.claims.losses, loss{r, e.number, v.orderOf(e.event.Object, e.number)})
 			}
 			continue
 		}
@@ -125,12 +125,20 @@ func (v *verifier) isLeaf(e vouched) bool {
 	return v.intact(e.number)
 }
 
-// orderOf returns the place in the anchor of the checkpoint that is called so.
-func (v *verifier) orderOf(name string) int {
-	order := -1
+// orderOf returns the place in each anchor of the checkpoint that is called so, after which the trail goes on without what was lost. Somebody who may append to
+// an anchor may put it there again: it comes before all that cover the event which says what was lost.
+func (v *verifier) orderOf(name string, number uint64) map[int]int {
+	order := map[int]int{}
 	for i := range v.anchored {
-		if v.anchored[i].digest == name {
-			order = max(order, v.anchored[i].order)
+		if a := &v.anchored[i]; a.digest == name {
+			order[a.anchor] = max(order[a.anchor], a.order)
+		}
+	}
+	for i := range v.anchored {
+		if a := &v.anchored[i]; a.state == agrees && a.size() > number {
+			if last, ok := order[a.anchor]; ok && a.order <= last {
+				order[a.anchor] = a.order - 1
+			}
 		}
 	}
 	return order
@@ -179,7 +187,8 @@ func (c *claims) covers(r Range) (n uint64) {
 // explain reports whether a declared loss is why a checkpoint does not agree with the log.
 func (c *claims) explain(t *signedTree) bool {
 	return slices.ContainsFunc(c.losses, func(l loss) bool {
-		return t.order >= 0 && t.order <= l.order && l.From < t.size() && t.size() <= l.To
+		last, ok := l.order[t.anchor]
+		return ok && t.order <= last && l.From < t.size() && t.size() <= l.To
 	})
 }
 

@@ -304,7 +304,12 @@ func vouches(body []byte) bool {
 // readPending reads the entries after the end of the tree.
 func (v *verifier) readPending(p *part) error {
 	var buffer []byte
+	expected := v.tree.Size
 	return v.pages(v.ctx, v.tree.Size, 0, func(n uint64, body []byte) {
+		if n > expected {
+			p.found = append(p.found, Finding{Missing, expected, n, "entries that no checkpoint covered yet are gone"})
+		}
+		expected = n + 1
 		var hash tlog.Hash
 		hash, buffer = v.readEntry(p, buffer, n, body, nil)
 		p.pending = append(p.pending, pendingHash{n, hash})

@@ -17,7 +17,8 @@ import (
 // A signedTree is what a signed checkpoint says, and how it agrees with the log.
 type signedTree struct {
 	tlog.Tree
-	order  int // its place in the anchor; -1: it is the store's
+	anchor int // which; -1: it is the store's
+	order  int // its place in the anchor
 	digest string
 	state  agreement
 }
@@ -36,14 +37,22 @@ const (
 
 // openAnchored takes what the anchor has.
 func openAnchored(ctx context.Context, cfg VerifyConfig) (list []signedTree, torn int, findings []Finding, err error) {
-	opened := make([]*signedTree, len(cfg.Anchored))
-	broken := make([]bool, len(cfg.Anchored))
+	type place struct{ anchor, order int }
+	var flat [][]byte
+	var places []place
+	for a, list := range cfg.Anchored {
+		for i, one := range list {
+			flat, places = append(flat, one), append(places, place{a, i})
+		}
+	}
+	opened := make([]*signedTree, len(flat))
+	broken := make([]bool, len(flat))
 	var wg sync.WaitGroup
 	workers := max(2, runtime.GOMAXPROCS(0))
 	for w := range workers {
 		wg.Go(func() {
-			for i := w; i < len(cfg.Anchored) && ctx.Err() == nil; i += workers {
-				one := cfg.Anchored[i]
+			for i := w; i < len(flat) && ctx.Err() == nil; i += workers {
+				one := flat[i]
 				tree, err := OpenCheckpoint(one, cfg.Verifier)
 				if err != nil {
 					broken[i] = true
@@ -57,7 +66,7 @@ func openAnchored(ctx context.Context, cfg VerifyConfig) (list []signedTree, tor
 						continue
 					}
 				}
-				opened[i] = &signedTree{Tree: tree, order: i, digest: digest(one)}
+				opened[i] = &signedTree{Tree: tree, anchor: places[i].anchor, order: places[i].order, digest: digest(one)}
 			}
 		})
 	}
@@ -66,7 +75,7 @@ func openAnchored(ctx context.Context, cfg VerifyConfig) (list []signedTree, tor
 		return nil, 0, nil, err
 	}
 	for i, t := range opened {
-		if broken[i] && t == nil && isTorn(cfg.Anchored[i], cfg.Verifier.Name()) {
+		if broken[i] && isTorn(beforeWhole(flat[i], cfg.Verifier.Name(), t != nil), cfg.Verifier.Name()) {
 			torn++
 		} else if broken[i] {
 			findings = append(findings, Finding{Kind: Unsigned, Detail: "a checkpoint in the anchor is cut short or none of this trail"})
@@ -79,12 +88,20 @@ func openAnchored(ctx context.Context, cfg VerifyConfig) (list []signedTree, tor
 	return list, torn, findings, nil
 }
 
+// beforeWhole returns what stands before a whole checkpoint in the same piece, or all of a piece without one.
+func beforeWhole(one []byte, origin string, whole bool) []byte {
+	if whole {
+		one = one[:bytes.LastIndex(one, []byte("\n"+origin+"\n"))]
+	}
+	return bytes.TrimRight(one, "\n")
+}
+
 // isTorn reports whether what should be a checkpoint is the beginning of one, as a crash or a full disk leaves it. That is nobody's doing.
 func isTorn(one []byte, origin string) bool {
 	if !bytes.HasPrefix(one, []byte(origin)) && !bytes.HasPrefix([]byte(origin), one) {
 		return false
 	}
-	lines := bytes.Split(bytes.TrimRight(one, "\n"), []byte("\n"))
+	lines := bytes.Split(one, []byte("\n"))
 	last, signed := bytes.CutPrefix(lines[len(lines)-1], []byte("— "))
 	words := bytes.Fields(last)
 	return !signed || len(words) < 2 || len(words[1]) < base64.StdEncoding.EncodedLen(4+ed25519.SignatureSize)
@@ -105,7 +122,7 @@ func (v *verifier) openStored() {
 	case uint64(tree.N) != v.tree.Size:
 		v.find(Unsigned, 0, 0, "the checkpoint in the store is of a tree of %d entries, the tree has %d", tree.N, v.tree.Size)
 	default:
-		v.stored = &signedTree{Tree: tree, order: -1}
+		v.stored = &signedTree{Tree: tree, anchor: -1}
 	}
 }
 
@@ -496,14 +513,14 @@ func (v *verifier) checkAnchored() {
 		switch {
 		case c.state == agrees || c.state == recovered:
 			agreed, forked = c.size(), false
-			if c.order >= 0 {
+			if c.anchor >= 0 {
 				v.result.Checkpoints++
 			}
 			if c.state == recovered {
 				back = c.size()
 			}
 		case c.state == unknown:
-			if c.order >= 0 {
+			if c.anchor >= 0 {
 				v.result.Unchecked++
 			}
 		case v.claims.explain(c):

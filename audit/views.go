@@ -53,7 +53,11 @@ func viewOf(e *Event) (viewKey, bool) {
 	s := &e.Subjects[0]
 	plain := e.Why == "" && e.Recipient == "" && e.Approval == "" && e.Object == "" && e.Network == "" && e.Count == 1 &&
 		s.Version == 0 && s.Note.IsEmpty() && len(s.Changes) == 0
-	return viewKey{e.Action, e.Actor, e.Role, e.Purpose, e.Channel, e.Grant, s.ID}, plain
+	return keyOf(e), plain
+}
+
+func keyOf(e *Event) viewKey {
+	return viewKey{e.Action, e.Actor, e.Role, e.Purpose, e.Channel, e.Grant, e.Subjects[0].ID}
 }
 
 func within(from, t time.Time) bool { return !t.Before(from) && t.Before(from.Add(window)) }
@@ -65,6 +69,7 @@ func (t *Trail) recordView(ctx context.Context, key viewKey, e Event) error {
 		v.mu.Lock()
 		if v.covered(key, &e) {
 			v.mu.Unlock()
+			t.tree.schedule(t) // which sees it if what covers it is no longer there
 			return nil
 		}
 		f := v.flying(key, &e)
@@ -163,6 +168,16 @@ func (v *views) land(f *flight) {
 	for _, s := range f.segments {
 		segments[s] = f.at
 	}
+}
+
+// failed makes the next look be recorded: the record that would cover it says that it failed.
+func (v *views) failed(e *Event) {
+	if e.Outcome != Failed || len(e.Subjects) != 1 {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.covers, keyOf(e))
 }
 
 // forget makes every look be recorded again.

@@ -117,8 +117,6 @@ type accessUnknown struct {
 	What    string `json:"what"`
 	Word    string `json:"word"`
 	Nearest string `json:"nearest,omitempty"`
-
-	known []string
 }
 
 // unknownIn returns which of a role and a purpose a file does not have.
@@ -128,7 +126,7 @@ func unknownIn(m *access.Matrix, role, purpose string) (list []accessUnknown) {
 		known      []string
 	}{{"role", role, m.Roles()}, {"purpose", purpose, m.Purposes()}} {
 		if !slices.Contains(word.known, word.word) {
-			list = append(list, accessUnknown{word.what, word.word, nearest.Word(word.word, word.known), word.known})
+			list = append(list, accessUnknown{word.what, word.word, nearest.Word(word.word, word.known)})
 		}
 	}
 	return list

@@ -156,7 +156,7 @@ func (d *demo) run(ctx context.Context) (r demoResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	if r.Sweep, err = d.db.sweepRecorded(d.cmd, d.keys, "", d.policy, anonymize.Shard{}, d.at); err != nil {
+	if r.Sweep, err = d.db.sweepRecorded(d.cmd, d.keys, trailFlags{anchors: d.anchors()}, d.policy, anonymize.Shard{}, d.at); err != nil {
 		return r, err
 	}
 	after, err := d.look(ctx)
@@ -209,6 +209,9 @@ Go on with it, and remove the directory afterwards:
 	return r, err
 }
 
+// anchors returns the demonstration's own anchor: that of the installation, in CARREL_ANCHOR, is none of its business.
+func (d *demo) anchors() []string { return []string{d.db.path + ".anchor"} }
+
 // prepare makes the directory. It leaves alone what an earlier demo made.
 func (d *demo) prepare() (err error) {
 	if d.dir == "" {
@@ -220,7 +223,7 @@ func (d *demo) prepare() (err error) {
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {
 		return fmt.Errorf("%s: %w", d.dir, reason(err))
 	}
-	for _, name := range []string{"library.db", "library.db.keys", "library.db.keys.kek", "policy.yaml", "index.html"} {
+	for _, name := range []string{"library.db", "library.db.keys", "library.db.keys.kek", "library.db.anchor", "policy.yaml", "index.html"} {
 		if _, err := os.Lstat(filepath.Join(d.dir, name)); err == nil {
 			return fmt.Errorf("%s: exists already; choose another --dir", filepath.Join(d.dir, name))
 		}

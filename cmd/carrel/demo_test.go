@@ -16,7 +16,11 @@ import (
 func TestDemo(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "demo")
 	var r demoResult
-	require.NoError(t, json.Unmarshal([]byte(good(t, carrel(t, "demo", "--dir", dir, "--loans", "3000", "--json"))), &r))
+	cmd := command(t, "demo", "--dir", dir, "--loans", "3000", "--json")
+	installed := filepath.Join(t.TempDir(), "anchor")
+	cmd.Env = append(cmd.Env, "CARREL_ANCHOR="+installed)
+	require.NoError(t, json.Unmarshal([]byte(good(t, finish(t, cmd))), &r))
+	assert.NoFileExists(t, installed, "a demonstration leaves the anchor of the installation alone")
 	assert.Positive(t, r.Search.Sought)
 	assert.Equal(t, r.Search.Sought, r.Search.Before, "the search finds what is there")
 	assert.Zero(t, r.Search.After)
@@ -29,6 +33,7 @@ func TestDemo(t *testing.T) {
 	assert.NotContains(t, string(page), "ZgotmplZ", "html/template refused a value")
 	assert.Contains(t, string(page), "special-collections")
 
+	assert.Zero(t, r.Trail.Findings)
 	good(t, carrel(t, "sweep", "--db", r.Database, "--policy", r.Policy))
 	refused(t, carrel(t, "demo", "--dir", dir), "exists already; choose another --dir")
 	refused(t, carrel(t, "demo", "--loans", "0"), "--loans must be")

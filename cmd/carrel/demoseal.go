@@ -25,7 +25,7 @@ func (d *demo) sealPatrons(ctx context.Context) error {
 	if d.seal, err = newSealer(d.keys); err != nil {
 		return err
 	}
-	return d.db.withTrail(ctx, d.keys, "", func(t *audit.Trail) error {
+	return d.db.withTrail(ctx, d.keys, d.anchors(), func(t *audit.Trail) error {
 		dir, err := directoryOn(d.db.db, d.keys, t, nil)
 		if err != nil {
 			return err
@@ -33,7 +33,7 @@ func (d *demo) sealPatrons(ctx context.Context) error {
 		d.secrets = map[string]bool{}
 		rng := rand.New(rand.NewPCG(d.seed, 3))
 		p := newProgress(d.cmd.ErrOrStderr(), "sealing", int64(d.lib.Patrons()))
-		done, err := dir.Import(ctx, jobCall("integration", "sync"), patron.Source{}, func(yield func(patron.Profile, error) bool) {
+		done, err := dir.Import(ctx, jobCall("", "integration", "sync"), patron.Source{}, func(yield func(patron.Profile, error) bool) {
 			n := 0
 			for a := range d.lib.Accounts() {
 				n++
@@ -59,8 +59,12 @@ func (d *demo) verify(ctx context.Context) (t demoTrail, err error) {
 	if cfg.Key, err = d.keys.TrailKey(ctx); err != nil {
 		return t, keyProblem(err)
 	}
-	if cfg.Anchored, err = audit.NewFileAnchor(anchorPath("", d.db.path)).Checkpoints(); err != nil {
-		return t, trailProblem(err)
+	for _, path := range d.anchors() {
+		list, err := audit.NewFileAnchor(path).Checkpoints()
+		if err != nil {
+			return t, trailProblem(err)
+		}
+		cfg.Anchored = append(cfg.Anchored, list)
 	}
 	v, err := audit.Verify(ctx, cfg)
 	return demoTrail{v.Entries, v.Checkpoints, len(v.Findings)}, trailProblem(err)

@@ -11,7 +11,6 @@ import (
 	"github.com/carrel-project/carrel/access"
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
-	"github.com/carrel-project/carrel/internal/nearest"
 	"github.com/carrel-project/carrel/patron"
 	"github.com/carrel-project/carrel/store/sqlite"
 )
@@ -127,7 +126,7 @@ func unknownWords(err error, m *access.Matrix, role, purpose string) error {
 		return err
 	}
 	for _, u := range unknownIn(m, role, purpose) {
-		err = rewordedError{fmt.Sprintf("%v; the access file has no %s %q%s", err, u.What, u.Word, nearest.Hint(u.Word, u.known)), err}
+		err = rewordedError{err.Error() + "; " + u.String(), err}
 	}
 	return err
 }

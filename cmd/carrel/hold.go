@@ -15,7 +15,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/store/sqlite"
 )
 
@@ -33,11 +35,14 @@ names nobody.`,
 }
 
 // holdFlags are what add and release have in common.
-type holdFlags struct{ dsn, keys, borrower, borrowerFile, ref string }
+type holdFlags struct {
+	trailFlags
+	dsn, borrower, borrowerFile, ref string
+}
 
 func (h *holdFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&h.dsn, "db", "", "the database: the path of a SQLite file")
-	addKeysFlag(cmd, &h.keys)
+	h.trailFlags.register(cmd)
 	cmd.Flags().StringVar(&h.borrower, "borrower", "", "the borrower; --borrower-file leaves no trace in the shell's history")
 	cmd.Flags().StringVar(&h.borrowerFile, "borrower-file", "", "file with one borrower a line, - for standard input")
 	cmd.Flags().StringVar(&h.ref, "ref", "", "the case: a reference, never a name")
@@ -94,15 +99,7 @@ func (h *holdFlags) borrowers(cmd *cobra.Command) ([]circulation.Borrower, error
 }
 
 // sealed returns the pseudonyms by which the database knows borrowers.
-func (h *holdFlags) sealed(ctx context.Context, d *database, borrowers []circulation.Borrower) ([]circulation.Borrower, error) {
-	files, err := findKeys(h.keys, h.dsn)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := files.open(ctx, sqlite.NewKeys(d.db))
-	if err != nil {
-		return nil, err
-	}
+func (h *holdFlags) sealed(keys *crypto.Keyring, borrowers []circulation.Borrower) ([]circulation.Borrower, error) {
 	s, err := newSealer(keys)
 	if err != nil {
 		return nil, err
@@ -114,6 +111,45 @@ func (h *holdFlags) sealed(ctx context.Context, d *database, borrowers []circula
 		}
 	}
 	return sealed, nil
+}
+
+// openKeys opens the keyring of a database that is there already.
+func (d *database) openKeys(ctx context.Context, flag string) (*crypto.Keyring, error) {
+	files, err := findKeys(flag, d.path)
+	if err != nil {
+		return nil, err
+	}
+	return files.open(ctx, sqlite.NewKeys(d.db))
+}
+
+// change opens the database and does something to holds, in one transaction with its record in the trail.
+func (h *holdFlags) change(cmd *cobra.Command, action audit.Action, borrowers []circulation.Borrower,
+	do func(d *database, store *sqlite.Circulation, sealed []circulation.Borrower) error) error {
+	ctx := cmd.Context()
+	return withDatabase(ctx, h.dsn, readWrite, func(d *database) error {
+		keys, err := d.openKeys(ctx, h.keys)
+		if err != nil {
+			return err
+		}
+		sealed, err := h.sealed(keys, borrowers)
+		if err != nil {
+			return err
+		}
+		return d.withTrail(ctx, keys, h.anchors, func(*audit.Trail) error {
+			return d.together(ctx, func(tx *sql.Tx) error {
+				trail, err := d.trailIn(ctx, tx, keys, h.anchors)
+				if err != nil {
+					return err
+				}
+				if err := do(d, sqlite.New(tx), sealed); err != nil {
+					return err
+				}
+				e := byCommand(h.actor, "systems")
+				e.Action, e.Outcome, e.Object, e.Count = action, audit.Done, h.ref, len(sealed)
+				return trailProblem(trail.Record(ctx, e))
+			})
+		})
+	})
 }
 
 // plain reports whether s is UTF-8 without the zero bytes of UTF-16 that is taken for it.
@@ -163,28 +199,22 @@ database has no record yet is accepted, because they may be imported later, and 
 			if !end.IsZero() && !end.After(time.Now()) {
 				return errors.New("--until: that time has passed; the hold would protect nothing")
 			}
-			return withDatabase(cmd.Context(), h.dsn, readWrite, func(d *database) error {
-				borrowers, err := h.sealed(cmd.Context(), d, borrowers)
-				if err != nil {
+			unknown := 0
+			err = h.change(cmd, audit.Hold, borrowers, func(d *database, store *sqlite.Circulation, sealed []circulation.Borrower) error {
+				if unknown, err = d.unknown(cmd.Context(), sealed); err != nil {
 					return err
 				}
-				unknown, err := d.unknown(cmd.Context(), borrowers)
-				if err != nil {
-					return err
-				}
-				err = d.together(cmd.Context(), func(store *sqlite.Circulation) error {
-					for _, b := range borrowers {
-						if err := store.AddHold(cmd.Context(), circulation.Hold{Borrower: b, Ref: h.ref, Until: end}); err != nil {
-							return err
-						}
+				for _, b := range sealed {
+					if err := store.AddHold(cmd.Context(), circulation.Hold{Borrower: b, Ref: h.ref, Until: end}); err != nil {
+						return err
 					}
-					return nil
-				})
-				if err != nil {
-					return err
 				}
-				return reportHolds(cmd, asJSON, "held", len(borrowers), unknown, h.ref)
+				return nil
 			})
+			if err != nil {
+				return err
+			}
+			return reportHolds(cmd, asJSON, "held", len(borrowers), unknown, h.ref)
 		},
 	}
 	h.register(cmd)
@@ -209,32 +239,26 @@ func newHoldRelease() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return withDatabase(cmd.Context(), h.dsn, readWrite, func(d *database) error {
-				borrowers, err := h.sealed(cmd.Context(), d, borrowers)
-				if err != nil {
-					return err
-				}
-				err = d.together(cmd.Context(), func(store *sqlite.Circulation) error {
-					missing := 0
-					for _, b := range borrowers {
-						ok, err := store.ReleaseHold(cmd.Context(), b, h.ref)
-						if err != nil {
-							return err
-						}
-						if !ok {
-							missing++
-						}
+			err = h.change(cmd, audit.Release, borrowers, func(_ *database, store *sqlite.Circulation, sealed []circulation.Borrower) error {
+				missing := 0
+				for _, b := range sealed {
+					ok, err := store.ReleaseHold(cmd.Context(), b, h.ref)
+					if err != nil {
+						return err
 					}
-					if missing > 0 {
-						return fmt.Errorf("hold release: %s of %d without a hold of this reference; nothing was released; see carrel hold list", plural(missing, "borrower"), len(borrowers))
+					if !ok {
+						missing++
 					}
-					return nil
-				})
-				if err != nil {
-					return err
 				}
-				return reportHolds(cmd, asJSON, "released", len(borrowers), 0, h.ref)
+				if missing > 0 {
+					return fmt.Errorf("hold release: %s of %d without a hold of this reference; nothing was released; see carrel hold list", plural(missing, "borrower"), len(borrowers))
+				}
+				return nil
 			})
+			if err != nil {
+				return err
+			}
+			return reportHolds(cmd, asJSON, "released", len(borrowers), 0, h.ref)
 		},
 	}
 	h.register(cmd)
@@ -244,22 +268,34 @@ func newHoldRelease() *cobra.Command {
 
 func newHoldList() *cobra.Command {
 	var dsn string
+	var in trailFlags
 	var asJSON, show bool
 	cmd := &cobra.Command{
 		Use:   "list --db DSN",
 		Short: "List legal holds: references, ends and how many borrowers",
+		Long: `Lists legal holds on borrowers. That needs no keys. With --show-borrowers it also prints pseudonyms, of which carrel
+patron resolve tells who that is; that needs the keyring, and is recorded in the audit trail before it is shown.`,
 		Example: `  carrel hold list --db library.db
   carrel hold list --db library.db --json
-  carrel hold list --db library.db --show-borrowers`,
+  carrel hold list --db library.db --show-borrowers --actor staff-17`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := needed(cmd, "db"); err != nil {
 				return err
 			}
-			return withDatabase(cmd.Context(), dsn, readOnly, func(d *database) error {
+			mode := readOnly
+			if show {
+				mode = readWrite // the trail
+			}
+			return withDatabase(cmd.Context(), dsn, mode, func(d *database) error {
 				holds, err := d.Holds(cmd.Context())
 				if err != nil {
 					return err
+				}
+				if show {
+					if err := d.recordListing(cmd.Context(), in, len(holds)); err != nil {
+						return err
+					}
 				}
 				listed := listHolds(holds, show)
 				if asJSON {
@@ -272,9 +308,25 @@ func newHoldList() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
-	cmd.Flags().BoolVar(&show, "show-borrowers", false, "also print the pseudonyms of whom the holds are on; carrel patron resolve tells who that is")
+	cmd.Flags().BoolVar(&show, "show-borrowers", false, "also print the pseudonyms of whom the holds are on, and record that")
+	in.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// recordListing says in the trail that somebody is about to read on whom the holds are.
+func (d *database) recordListing(ctx context.Context, in trailFlags, n int) error {
+	keys, err := d.openKeys(ctx, in.keys)
+	if err != nil {
+		return err
+	}
+	return d.withTrail(ctx, keys, in.anchors, func(t *audit.Trail) error { return recordHolds(ctx, t, byCommand(in.actor, "systems"), n) })
+}
+
+// recordHolds says in the trail that holds on borrowers were read with whom they are on.
+func recordHolds(ctx context.Context, t *audit.Trail, by audit.Event, n int) error {
+	by.Action, by.Outcome, by.Object, by.Count = audit.Report, audit.Done, "holds", n
+	return trailProblem(t.Record(ctx, by))
 }
 
 // A listedHold is all borrowers with one reference and one end.
@@ -354,13 +406,13 @@ func withDatabase(ctx context.Context, dsn string, mode openMode, do func(*datab
 }
 
 // together does several things in one transaction, all or none.
-func (d *database) together(ctx context.Context, do func(*sqlite.Circulation) error) error {
+func (d *database) together(ctx context.Context, do func(*sql.Tx) error) error {
 	tx, err := d.db.BeginTx(ctx, nil)
 	if err != nil {
 		return d.refused(ctx, err)
 	}
 	defer tx.Rollback() // does nothing after Commit
-	if err := do(sqlite.New(tx)); err != nil {
+	if err := do(tx); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {

@@ -15,7 +15,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/internal/nearest"
 	"github.com/carrel-project/carrel/store/sqlite"
 )
@@ -82,7 +84,8 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 	}
 	cmd.Flags().StringVar(&flags.dsn, "db", "", "the database: the path of a SQLite file")
 	addKeysFlag(cmd, &flags.keys)
-	addAnchorFlag(cmd, &flags.anchor)
+	addAnchorFlag(cmd, &flags.anchors)
+	addActorFlag(cmd, &flags.actor)
 	for _, kind := range fileKinds() {
 		files[kind.name] = cmd.Flags().StringArray(kind.name, nil, fmt.Sprintf("file of %s: .csv, .csv.gz, .jsonl or .jsonl.gz; may be repeated", kind.name))
 	}
@@ -130,6 +133,7 @@ type importFile struct {
 	exists      func(circulation.Kind, string) (bool, error)
 	dropUnknown bool
 	seal        *sealer
+	actor       string // for the audit trail
 	region      string // of phone numbers without a country code
 
 	count   int // rows read
@@ -428,8 +432,9 @@ type fileReport struct {
 
 // importFlags are those of import that concern all files.
 type importFlags struct {
-	dsn, keys, anchor string
-	asJSON            bool
+	dsn, keys, actor string
+	anchors          []string
+	asJSON           bool
 }
 
 func importAll(cmd *cobra.Command, flags importFlags, imports []*importFile) error {
@@ -448,9 +453,13 @@ func importAll(cmd *cobra.Command, flags importFlags, imports []*importFile) err
 		d.abandon()
 		return err
 	}
+	if err := d.anchored(cmd.Context(), anchorPaths(flags.anchors, d.path)); err != nil {
+		d.abandon()
+		return err
+	}
 	report := importReport{Files: []fileReport{}}
 	for _, f := range imports {
-		f.seal = seal
+		f.seal, f.actor = seal, flags.actor
 		saved, err := f.save(cmd.Context(), d, flags, cmd.ErrOrStderr())
 		if err != nil {
 			if len(report.Files) == 0 {
@@ -465,6 +474,10 @@ func importAll(cmd *cobra.Command, flags importFlags, imports []*importFile) err
 			return fmt.Errorf("%w (%s before it are in; importing them again does no harm)", err, strings.Join(done, ", "))
 		}
 		report.Files = append(report.Files, f.report(saved))
+		if err := f.recordRecords(cmd.Context(), d, keys, flags, saved); err != nil {
+			d.close()
+			return fmt.Errorf("%s: was imported, but not all of that is in the audit trail: %w", f.rows.name, err)
+		}
 	}
 	if err := keys.CreateKeys(cmd.Context()); err != nil { // for nobody: the database now is this keyring's
 		d.close()
@@ -529,6 +542,17 @@ func (f *importFile) save(ctx context.Context, d *database, flags importFlags, s
 		return saved, fmt.Errorf("%s: %w; nothing of %s was imported", d.path, err, f.rows.name)
 	}
 	return saved, nil
+}
+
+// recordRecords says in the trail that a file of records was taken over. Of patrons the directory says more.
+func (f *importFile) recordRecords(ctx context.Context, d *database, keys *crypto.Keyring, flags importFlags, s circulation.Saved) error {
+	if f.kind.entry == nil {
+		return nil
+	}
+	e := byCommand(flags.actor, "integration")
+	e.Action, e.Outcome, e.Purpose, e.Count, e.Kind = audit.Import, audit.Done, "sync", s.Added+s.Updated, f.kind.columns[0]
+	ctx = context.WithoutCancel(ctx) // it is in
+	return d.withTrail(ctx, keys, flags.anchors, func(t *audit.Trail) error { return trailProblem(t.Record(ctx, e)) })
 }
 
 func (f *importFile) report(s circulation.Saved) fileReport {

@@ -333,7 +333,8 @@ func (r keysReport) print(out io.Writer) error {
 }
 
 func newKeysRotate() *cobra.Command {
-	var dsn, keys, index, anchor string
+	var dsn, index string
+	var in trailFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "rotate --db DSN",
@@ -349,7 +350,7 @@ database meanwhile. With --index it draws a new key for an index instead and rew
 				return err
 			}
 			return withDatabase(cmd.Context(), dsn, readWrite, func(d *database) error {
-				f, err := findKeys(keys, dsn)
+				f, err := findKeys(in.keys, dsn)
 				if err != nil {
 					return err
 				}
@@ -357,26 +358,25 @@ database meanwhile. With --index it draws a new key for an index instead and rew
 				if err != nil {
 					return err
 				}
-				return d.withTrail(cmd.Context(), k, anchor, func(t *audit.Trail) error {
+				return d.withTrail(cmd.Context(), k, in.anchors, func(t *audit.Trail) error {
 					if index != "" {
-						return rotateIndex(cmd, d, k, t, index, asJSON)
+						return rotateIndex(cmd, d, k, t, in.actor, index, asJSON)
 					}
-					return rotateEpoch(cmd, t, asJSON)
+					return rotateEpoch(cmd, t, in.actor, asJSON)
 				})
 			})
 		},
 	}
 	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
-	addKeysFlag(cmd, &keys)
 	cmd.Flags().StringVar(&index, "index", "", "rotate the key of this index instead (identifier)")
-	addAnchorFlag(cmd, &anchor)
+	in.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func rotateEpoch(cmd *cobra.Command, t *audit.Trail, asJSON bool) error {
+func rotateEpoch(cmd *cobra.Command, t *audit.Trail, actor string, asJSON bool) error {
 	p := newProgress(cmd.ErrOrStderr(), "rewrapping keys", 0)
-	r, err := t.Rotate(cmd.Context(), byCommand("systems"), func(r crypto.Rotation) { p.set(int64(r.Rewrapped), thousands(r.Rewrapped)+" keys") })
+	r, err := t.Rotate(cmd.Context(), byCommand(actor, "systems"), func(r crypto.Rotation) { p.set(int64(r.Rewrapped), thousands(r.Rewrapped)+" keys") })
 	p.end()
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -401,7 +401,7 @@ func rotateEpoch(cmd *cobra.Command, t *audit.Trail, asJSON bool) error {
 	return err
 }
 
-func rotateIndex(cmd *cobra.Command, d *database, k *crypto.Keyring, t *audit.Trail, index string, asJSON bool) error {
+func rotateIndex(cmd *cobra.Command, d *database, k *crypto.Keyring, t *audit.Trail, actor, index string, asJSON bool) error {
 	dir, err := directoryOn(d.db, k, t, nil)
 	if err != nil {
 		return err
@@ -413,7 +413,7 @@ func rotateIndex(cmd *cobra.Command, d *database, k *crypto.Keyring, t *audit.Tr
 	}
 	p := newProgress(cmd.ErrOrStderr(), "rewriting tokens", 0)
 	rows := 0
-	err = dir.Reindex(cmd.Context(), jobCall("systems", "maintenance"), func(n int) {
+	err = dir.Reindex(cmd.Context(), jobCall(actor, "systems", "maintenance"), func(n int) {
 		rows = n
 		p.set(int64(n), thousands(n)+" rows")
 	})

@@ -3,6 +3,7 @@ package main
 import (
 	"database/sql"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,20 +80,26 @@ func TestLogReports(t *testing.T) {
 	assert.Equal(t, 1, x.Patrons)
 	assert.Equal(t, 3, x.Records)
 	assert.Equal(t, map[string]int{"identity": 1, "identifiers": 1, "names": 1}, x.Segments)
-	assert.Contains(t, good(t, carrel(t, reviewing(db, "log", "report", "exposure", "--staff", "staff-18")...)), "no patrons, no records")
+	r := carrel(t, reviewing(db, "log", "report", "exposure", "--staff", "staff-18")...)
+	assert.Contains(t, r.out, "no patrons, no records")
+	assert.NotContains(t, r.out, "nothing")
+	assert.Equal(t, "carrel: nothing: is --staff staff-18 spelt as in the trail?\n", r.stderr)
 	assert.Contains(t, good(t, carrel(t, reviewing(db, "log", "report", "exposure", "--all")...)), "2 patrons")
 
 	refused(t, carrel(t, atDesk(db, "log", "report", "views", "--id", id)...), "no-right", "may: [report]")
 	refused(t, carrel(t, reviewing(db, "log", "report", "views", "--id", id, "--json", "--csv")...), "either --json or --csv")
-	refused(t, carrel(t, reviewing(db, "log", "report", "exposure")...), "says nothing of what is out")
-	refused(t, carrel(t, reviewing(db, "log", "report", "logins", "--result", "good")...), "want success")
+	refused(t, carrel(t, reviewing(db, "log", "report", "exposure")...), "carrel: log report exposure: say what is out: --staff, --as, --grant, --recipient, --since or --all")
+	refused(t, carrel(t, reviewing(db, "log", "report", "exposure", "--all", "--staff", "x")...), "--all stands alone: leave out --staff")
+	refused(t, carrel(t, reviewing(db, "log", "report", "logins", "--result", "sucess")...), `log report logins: --result sucess: want success, restricted or failed; did you mean "success"?`)
+	refused(t, carrel(t, reviewing(db, "log", "report", "views", "--id", id, "--segments", "adresses")...), `--segments adresses: want some of`, `did you mean "addresses"?`)
+	refused(t, carrel(t, reviewing(db, "log", "report", "exports", "--since", "yesterday")...), "--since yesterday: not a time")
 	refused(t, carrel(t, reviewing(db, "log", "report", "exports", "--since", "2026-02-01", "--until", "2026-01-01")...), "--until is not after")
 	reports := good(t, carrel(t, reviewing(db, "log", "report", "reports")...))
 	assert.Regexp(t, `views +dpo +reviewer +review +cli +3 +1 +done`, reports)
 	assert.Regexp(t, `staff-17 +circulation +checkout +cli +0 +0 +denied +no-right`, reports)
 
 	out := filepath.Join(t.TempDir(), "trail.ndjson")
-	r := carrel(t, reviewing(db, "log", "export", "--format", "fhir", "--site", "Main Library", "--out", out)...)
+	r = carrel(t, reviewing(db, "log", "export", "--format", "fhir", "--site", "Main Library", "--out", out)...)
 	require.Equal(t, exitGood, r.code, r.stderr)
 	data, err := os.ReadFile(out)
 	require.NoError(t, err)
@@ -106,7 +113,7 @@ func TestLogReports(t *testing.T) {
 	refused(t, carrel(t, reviewing(db, "log", "report", "views", "--id", id)...), "was forgotten")
 	assert.NotContains(t, good(t, carrel(t, reviewing(db, "log", "export", "--name-patrons", "--approval", "x")...)), id)
 	r = carrel(t, reviewing(db, "log", "report", "exposure", "--staff", "staff-17")...)
-	assert.Contains(t, r.out, "at most 1 patron who were forgotten")
+	assert.Contains(t, r.out, "at most 1 patron who was forgotten")
 	v, code := verify(t, db)
 	assert.Equal(t, exitGood, code, v.Findings)
 }
@@ -131,6 +138,9 @@ func TestLogVerify(t *testing.T) {
 	require.Equal(t, exitFound, code)
 	require.Len(t, v.Findings, 1)
 	assert.Equal(t, audit.Finding{Kind: audit.Edited, From: 2, To: 3}, audit.Finding{Kind: v.Findings[0].Kind, From: v.Findings[0].From, To: v.Findings[0].To})
+	v, code = verify(t, copied, "--anchor", db+".anchor", "--key", key, "--known", "2-3")
+	require.Equal(t, exitFound, code, "only a declared loss can be known")
+	require.Len(t, v.Findings, 1)
 	refused(t, carrel(t, "log", "verify", "--db", copied, "--key", "x"), "--key")
 	assert.Contains(t, carrel(t, "log", "verify", "--db", copied, "--anchor", db+".anchor", "--key", key).out, "edited")
 
@@ -151,7 +161,11 @@ func TestLogVerify(t *testing.T) {
 	require.Equal(t, before, v.Findings[0].From)
 	r := carrelIn(t, "29000000000077\n", atDesk(db, "patron", "find", "--identifier-file", "-")...)
 	assert.Equal(t, exitFailed, r.code)
-	assert.Contains(t, r.stderr, "lost entries that the anchor knows of")
+	assert.Contains(t, r.stderr, "the database has fewer trail entries than the anchor")
+	assert.Equal(t, 1, strings.Count(carrel(t, "log", "prune", "--db", db, "--keep", "views=P1Y", "--actor", "dpo").stderr, "fewer trail entries"), "said once")
+	status := carrel(t, "log", "status", "--db", db)
+	assert.Equal(t, exitFound, status.code)
+	assert.Regexp(t, `the anchor is over \d+ entries, the trail has \d+: see carrel log verify`, status.out)
 	assert.NotEmpty(t, r.out, "what was recorded is shown")
 	assert.Contains(t, good(t, carrel(t, "log", "restored", "--db", db, "--actor", "systems-2", "--approval", "incident 7")), "are lost")
 	good(t, carrelIn(t, "29000000000077\n", atDesk(db, "patron", "find", "--identifier-file", "-")...))
@@ -161,6 +175,24 @@ func TestLogVerify(t *testing.T) {
 	for _, f := range v.Findings {
 		assert.Equal(t, audit.Declared, f.Kind, f.Detail)
 	}
+	assert.Equal(t, exitGood, carrel(t, "log", "status", "--db", db).code)
+
+	// What was declared can be known, exactly as it is printed, and then all is good.
+	var known []string
+	for _, f := range v.Findings {
+		known = append(known, "--known", fmt.Sprintf("%d-%d", f.From, f.To))
+	}
+	n := len(v.Findings)
+	v, code = verify(t, db, known...)
+	require.Equal(t, exitGood, code)
+	require.True(t, v.Good)
+	require.Len(t, v.Known, n)
+	require.Empty(t, v.Findings)
+	assert.Contains(t, good(t, carrel(t, append([]string{"log", "verify", "--db", db}, known...)...)), "Otherwise nothing was changed.")
+	r = carrel(t, "log", "verify", "--db", db, "--known", "0-1")
+	assert.Equal(t, exitFound, r.code)
+	assert.Contains(t, r.stderr, "--known 0-1: no such loss was declared")
+	refused(t, carrel(t, "log", "verify", "--db", db, "--known", "67"), "want FROM-TO")
 }
 
 // copyDB copies a database with what is in its log.
@@ -188,12 +220,22 @@ func TestLogPrune(t *testing.T) {
 
 	// Nothing is old enough; what would be is made so by looking from later on.
 	assert.Contains(t, good(t, carrel(t, prune("--keep", "views=P1D", "--dry-run")...)), "nothing was removed")
-	good(t, carrel(t, "log", "hold", "add", "--db", db, "--ref", "case 9", "--actor", "counsel"))
+	assert.Equal(t, "no legal holds on the trail\n", good(t, carrel(t, "log", "hold", "list", "--db", db)))
+	assert.Equal(t, "held: case 9\n", good(t, carrel(t, "log", "hold", "add", "--db", db, "--ref", "case 9", "--actor", "counsel")))
 	refused(t, carrel(t, prune("--keep", "views=P1D")...), "a legal hold is on the trail: case 9")
-	assert.Equal(t, "case 9\n", good(t, carrel(t, "log", "hold", "list", "--db", db, "--actor", "counsel")))
-	refused(t, carrel(t, "log", "hold", "add", "--db", db, "--ref", "case 9", "--actor", "counsel"), "set already")
-	good(t, carrel(t, "log", "hold", "release", "--db", db, "--ref", "case 9", "--actor", "counsel"))
-	good(t, carrel(t, prune("--keep", "views=P1D", "--json")...))
+	assert.Equal(t, "case 9\n", good(t, carrel(t, "log", "hold", "list", "--db", db)))
+	assert.Contains(t, good(t, carrel(t, prune("--keep", "views=P1D", "--dry-run")...)), "a legal hold is on the trail (case 9): nothing would go")
+	assert.Contains(t, good(t, carrel(t, prune("--keep", "views=P1D", "--dry-run", "--json")...)), `"trail_held":["case 9"]`)
+	refused(t, carrel(t, "log", "hold", "add", "--db", db, "--ref", "case 9", "--actor", "counsel"), `log hold add: "case 9" is on the trail already`)
+	refused(t, carrel(t, "log", "hold", "release", "--db", db, "--ref", "case 2", "--actor", "counsel"), `log hold release: no hold "case 2" on the trail; see carrel log hold list`)
+	assert.Equal(t, "released: case 9\n", good(t, carrel(t, "log", "hold", "release", "--db", db, "--ref", "case 9", "--actor", "counsel")))
+	assert.Contains(t, good(t, carrel(t, prune("--keep", "views=P1D", "--keep", "jobs=P1D", "--json")...)),
+		`{"dry_run":false,"removed":{"jobs":0,"views":0},"held":0,"holds_unknown":0,"collapsed":0,"trail_held":[]}`)
+	assert.Contains(t, good(t, carrel(t, prune("--keep", "views=P1D")...)), "OLDER THAN")
+	// That the holds were read is recorded, with who pruned; nobody looked at the patron.
+	log := good(t, carrel(t, reviewing(db, "log", "export")...))
+	assert.Regexp(t, `"action":"report","outcome":"done","actor":"dpo","role":"systems",.*"object":"holds"`, log)
+	assert.NotContains(t, log, `"action":"resolve"`)
 	v, code := verify(t, db)
 	require.Equal(t, exitGood, code)
 	require.Zero(t, v.Pruned)

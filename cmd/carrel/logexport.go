@@ -7,28 +7,33 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/carrel-project/carrel/audit"
+	"github.com/carrel-project/carrel/internal/nearest"
 )
 
 func newReportExposure() *cobra.Command {
 	r := new(reportFlags)
-	var s audit.Scope
-	var all bool
+	s, all := audit.Scope{}, false
+	r.check = func(cmd *cobra.Command) error { return checkScope(cmd, &s, all, r.since != "" || r.until != "") }
 	cmd := r.command("exposure", "After a breach: exactly who and what is out",
-		`Says of an account, role, break-glass grant, recipient or time which patrons and segments were shown, and from when to when, with the numbers that a notice
-to the authority (GDPR, article 33) asks for. Looks are recorded once in half an hour, so it may say too much by that, never too little. With --all a copy
-of the database is out together with its keys: everybody, and everything.`,
+		`Says of an account, role, break-glass grant, recipient or time which patrons and segments were shown, and
+from when to when, with the numbers that a notice to the authority (GDPR, article 33) asks for. Looks are
+recorded once in half an hour, so it may say too much by that, never too little. With --all a copy of the
+database is out together with its keys: everybody, and everything.`,
 		"--staff staff-17 --since 2026-11-01 ", aboutNobody,
 		func(r *reporting) error {
 			s.Period, s.Everyone = r.period, all
 			x, err := r.Exposure(r.cmd.Context(), r.by, s)
 			if err != nil {
 				return err
+			}
+			if x.Records == 0 && x.Events == 0 {
+				r.nothing("staff", "as", "grant", "recipient")
 			}
 			return r.exposure(x)
 		})
@@ -67,7 +72,7 @@ func (r *reporting) exposure(x audit.Exposure) error {
 			w.table(t)
 		}
 		if x.ForgottenAtMost > 0 {
-			w.printf("\nBesides, at most %s who were forgotten since: nothing leads to them any more.\n", plural(x.ForgottenAtMost, "patron"))
+			w.printf("\nBesides, at most %s who %s forgotten since: nothing leads to them any more.\n", plural(x.ForgottenAtMost, "patron"), was(x.ForgottenAtMost))
 		}
 		if x.Keyless > 0 {
 			w.printf("\nBesides, %s whose key was gone already when it was recorded.\n", plural(x.Keyless, "patron"))
@@ -76,19 +81,44 @@ func (r *reporting) exposure(x audit.Exposure) error {
 			w.printf("\nIncomplete: of what was shown before %s the trail was pruned.\n", stamp(x.PrunedBefore))
 		}
 		if x.Lost > 0 {
-			w.printf("\nIncomplete: %s of the trail are lost.\n", plural(int(x.Lost), "entry"))
+			w.printf("\nIncomplete: of the trail %s %s lost.\n", plural(int(x.Lost), "entry"), isAre(int(x.Lost)))
+		}
+		if w.err == nil && len(x.Rows) == 0 {
+			return r.skipped(x.Skipped)
 		}
 		w.printf("\n")
 		if w.err != nil {
 			return w.err
 		}
 	}
-	columns := columnsOf(reflect.TypeFor[audit.Exposed]())
-	rows := make([][]string, len(x.Rows))
-	for i := range x.Rows {
-		rows[i] = cells(columns, reflect.ValueOf(x.Rows[i]))
+	return cmp.Or(printed(r, x.Rows), r.skipped(x.Skipped))
+}
+
+// checkScope says what is missing before anything is opened.
+func checkScope(cmd *cobra.Command, s *audit.Scope, all, timed bool) error {
+	var besides []string
+	for _, list := range []struct {
+		flag  string
+		words []string
+	}{{"--staff", s.Actors}, {"--as", s.Roles}, {"--grant", s.Grants}, {"--recipient", s.Recipients}} {
+		if len(list.words) > 0 {
+			besides = append(besides, list.flag)
+		}
 	}
-	return cmp.Or(r.print(columns, rows), r.skipped(x.Skipped))
+	switch {
+	case all && len(besides) > 0:
+		return fmt.Errorf("%s--all stands alone: leave out %s", place(cmd), strings.Join(besides, ", "))
+	case !all && len(besides) == 0 && !timed:
+		return fmt.Errorf("%ssay what is out: --staff, --as, --grant, --recipient, --since or --all", place(cmd))
+	}
+	return nil
+}
+
+func was(n int) string {
+	if n == 1 {
+		return "was"
+	}
+	return "were"
 }
 
 func newLogExport() *cobra.Command {
@@ -99,9 +129,10 @@ func newLogExport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export --db DSN --actor A --role R --purpose P",
 		Short: "Write the trail as JSON Lines: carrel's own, or FHIR AuditEvents",
-		Long: `Writes one event a line, in their order. The format jsonl is carrel's own (docs/formats.md); fhir is AuditEvent of FHIR R4, after IHE's Basic Audit Log
-Patterns. Patrons are pseudonyms that change every month; --name-patrons writes their IDs and needs --approval. The file is made with
-access for its owner only and never overwritten. What is written is recorded, page by page, before it is.`,
+		Long: `Writes one event a line, in their order. The format jsonl is carrel's own (docs/formats.md); fhir is
+AuditEvent of FHIR R4, after IHE's Basic Audit Log Patterns. Patrons are pseudonyms that change every
+month; --name-patrons writes their IDs and needs --approval. The file is made with access for its owner
+only and never overwritten. What is written is recorded, page by page, before it is.`,
 		Example: `  carrel log export --db library.db --since 2026-11-01 --out trail.jsonl --actor dpo --role reviewer --purpose review
   carrel log export --db library.db --format fhir --site "Main Library" --out trail.ndjson --actor dpo --role reviewer --purpose review`,
 		Args: noArgs,
@@ -113,7 +144,7 @@ access for its owner only and never overwritten. What is written is recorded, pa
 			f := audit.LogFilter{Period: period, Name: name}
 			for _, a := range actions {
 				if audit.Action(a).Class() == "" {
-					return fmt.Errorf("%s--action %s: no such action", place(cmd), oneLine(a))
+					return fmt.Errorf("%s--action%s: no such action%s", place(cmd), naming(a), nearest.Hint(a, actionWords()))
 				}
 				f.Actions = append(f.Actions, audit.Action(a))
 			}
@@ -144,11 +175,18 @@ access for its owner only and never overwritten. What is written is recorded, pa
 	return cmd
 }
 
+func actionWords() (list []string) {
+	for _, a := range audit.Actions() {
+		list = append(list, string(a))
+	}
+	return list
+}
+
 func (r *reporting) export(out, format string, f audit.LogFilter, fhir audit.FHIR) (err error) {
 	to := r.cmd.OutOrStdout()
 	if out != "-" {
-		file, err := createPrivate(out)
-		if err != nil {
+		var file *os.File
+		if file, err = createPrivate(out); err != nil { // err is the one that is looked at below
 			return err
 		}
 		defer func() {

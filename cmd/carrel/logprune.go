@@ -25,10 +25,11 @@ func newLogPrune() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune --db DSN --keep CLASS=PERIOD … --actor A",
 		Short: "Remove from the trail what was kept long enough",
-		Long: `Removes the content of entries that are older than the period of their class; a class that is not named is kept. The hash of each stays, so
-that the trail can still be verified, until everything before it is gone, too. What was removed, and who did it, is recorded in the trail itself.
-Entries about patrons under a legal hold stay; under a hold on the trail (carrel log hold) nothing goes. It can be interrupted and
-run again; once a week is often enough.
+		Long: `Removes the content of entries that are older than the period of their class; a class that is not named
+is kept. The hash of each stays, so that the trail can still be verified, until everything before it is
+gone, too. What was removed, and who did it, is recorded in the trail itself. Entries about patrons under
+a legal hold stay; under a hold on the trail (carrel log hold) nothing goes. It can be interrupted and run
+again; once a week is often enough.
 
 Classes: views, changes, exports, logins, jobs, reports, erasures. Periods: P90D, P26W, P18M, P2Y.`,
 		Example: `  carrel log prune --db library.db --keep views=P1Y --keep logins=P6M --actor dpo --dry-run
@@ -40,20 +41,31 @@ Classes: views, changes, exports, logins, jobs, reports, erasures. Periods: P90D
 				return err
 			}
 			return u.with(cmd, func(d *database, k *crypto.Keyring, t *audit.Trail) error {
-				unknown := 0
-				if r.Held, unknown, err = d.heldSubjects(cmd.Context(), k, t); err != nil {
+				out := prunedReport{DryRun: dry, Removed: map[audit.Class]int{}, TrailHeld: []string{}}
+				if r.Held, out.Unknown, err = d.heldSubjects(cmd.Context(), k, t, u.by()); err != nil {
 					return err
 				}
 				var p audit.Pruned
 				if dry {
-					p, err = t.Expired(cmd.Context(), r)
+					var holds []string
+					if holds, err = t.Holds(cmd.Context()); err == nil {
+						out.TrailHeld = append(out.TrailHeld, holds...)
+						p, err = t.Expired(cmd.Context(), r)
+					}
 				} else {
 					p, err = t.Prune(cmd.Context(), r, u.by())
 				}
 				if err != nil {
 					return trailProblem(err)
 				}
-				return printPruned(cmd, p, r, unknown, dry, asJSON)
+				out.Held, out.Collapsed = p.Held, p.Collapsed
+				for class := range r.Before {
+					out.Removed[class] = p.Removed[class]
+				}
+				if asJSON {
+					return printJSON(cmd, out)
+				}
+				return out.print(cmd, r)
 			})
 		},
 	}
@@ -114,13 +126,17 @@ func ago(period string, now time.Time) (time.Time, error) {
 }
 
 // heldSubjects returns the patrons under a legal hold, and how many holds are on borrowers of whom there is no patron record: about them there is
-// nothing in the trail. Who it is, the directory is asked like by anybody, and records it.
-func (d *database) heldSubjects(ctx context.Context, k *crypto.Keyring, t *audit.Trail) (held []crypto.Subject, unknown int, err error) {
+// nothing in the trail. Nobody looks at these patrons, so that the trail does not say so of each; it says that the holds were read, and by whom.
+func (d *database) heldSubjects(ctx context.Context, k *crypto.Keyring, t *audit.Trail, by audit.Event) (held []crypto.Subject, unknown int, err error) {
 	holds, err := d.Holds(ctx)
 	if err != nil || len(holds) == 0 {
 		return nil, 0, err
 	}
-	dir, err := directoryOn(d.db, k, t, nil)
+	by.Role = "systems"
+	if err := recordHolds(ctx, t, by, len(holds)); err != nil {
+		return nil, 0, err
+	}
+	dir, err := directoryOn(d.db, k, recordedAsOne{}, nil)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -128,9 +144,9 @@ func (d *database) heldSubjects(ctx context.Context, k *crypto.Keyring, t *audit
 		if !h.Until.IsZero() && !h.Until.After(time.Now()) {
 			continue
 		}
-		id, err := dir.Resolve(ctx, jobCall("integration", "overdue"), string(h.Borrower))
+		id, err := dir.Resolve(ctx, jobCall(by.Actor, "integration", "overdue"), string(h.Borrower))
 		switch {
-		case errors.Is(err, patron.ErrNotFound) && !errors.Is(err, patron.ErrNotRecorded):
+		case errors.Is(err, patron.ErrNotFound):
 			unknown++
 		case err != nil:
 			return nil, 0, patronProblem(err)
@@ -141,21 +157,30 @@ func (d *database) heldSubjects(ctx context.Context, k *crypto.Keyring, t *audit
 	return held, unknown, nil
 }
 
-func printPruned(cmd *cobra.Command, p audit.Pruned, r audit.Retention, unknown int, dry, asJSON bool) error {
-	if asJSON {
-		return printJSON(cmd, struct {
-			DryRun bool `json:"dry_run"`
-			audit.Pruned
-		}{dry, p})
-	}
+// recordedAsOne takes the events of look-ups that one event has said all of already.
+type recordedAsOne struct{}
+
+func (recordedAsOne) Record(context.Context, audit.Event) error { return nil }
+
+// A prunedReport is what log prune --json prints.
+type prunedReport struct {
+	DryRun    bool                `json:"dry_run"`
+	Removed   map[audit.Class]int `json:"removed"` // of each class that --keep names; in a dry run, what has expired
+	Held      int                 `json:"held"`
+	Unknown   int                 `json:"holds_unknown"` // legal holds on borrowers of whom there is no patron record
+	Collapsed uint64              `json:"collapsed"`
+	TrailHeld []string            `json:"trail_held"` // legal holds on the trail: nothing goes
+}
+
+func (p *prunedReport) print(cmd *cobra.Command, r audit.Retention) error {
 	w := &errWriter{out: cmd.OutOrStdout()}
 	word := "REMOVED"
-	if dry {
+	if p.DryRun {
 		word = "EXPIRED"
 	}
-	t := table{columns: []string{"CLASS", "FROM BEFORE", word}}
+	t := table{columns: []string{"CLASS", "OLDER THAN", word}}
 	for _, class := range audit.Classes() {
-		if before := r.Before[class]; !before.IsZero() {
+		if before, named := r.Before[class]; named {
 			t.add(string(class), stamp(before), thousands(p.Removed[class]))
 		}
 	}
@@ -163,13 +188,16 @@ func printPruned(cmd *cobra.Command, p audit.Pruned, r audit.Retention, unknown 
 	if p.Held > 0 {
 		w.printf("%s about patrons under a legal hold: kept\n", plural(p.Held, "entry"))
 	}
-	if unknown > 0 {
-		w.printf("%s on borrowers of whom there is no patron record\n", plural(unknown, "legal hold"))
+	if p.Unknown > 0 {
+		w.printf("%s on borrowers of whom there is no patron record\n", plural(p.Unknown, "legal hold"))
 	}
 	if p.Collapsed > 0 {
 		w.printf("entries before number %s are gone with their hashes\n", thousands(int(p.Collapsed)))
 	}
-	if dry {
+	if len(p.TrailHeld) > 0 {
+		w.printf("a legal hold is on the trail (%s): nothing would go\n", oneLine(strings.Join(p.TrailHeld, ", ")))
+	}
+	if p.DryRun {
 		w.printf("dry run: nothing was removed\n")
 	}
 	return w.err
@@ -179,15 +207,15 @@ func newLogHold() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "hold",
 		Short: "Set, end and list legal holds on the trail as a whole",
-		Long: `While a legal hold is on the trail, nothing of it is pruned. Holds are entries of the trail themselves. A hold on a patron (carrel hold) keeps the
-entries about that patron, too.`,
+		Long: `While a legal hold is on the trail, nothing of it is pruned. Holds are entries of the trail themselves. A
+hold on a patron (carrel hold) keeps the entries about that patron, too.`,
 		Example: `  carrel log hold add --db library.db --ref "case 2026-114" --actor counsel
   carrel log hold release --db library.db --ref "case 2026-114" --actor counsel
-  carrel log hold list --db library.db --actor counsel`,
-	}, newLogHoldChange("add", "Set a legal hold on the trail", audit.Hold), newLogHoldChange("release", "End a legal hold on the trail", audit.Release), newLogHoldList())
+  carrel log hold list --db library.db`,
+	}, newLogHoldChange("add", "Set a legal hold on the trail", "held", audit.Hold), newLogHoldChange("release", "End a legal hold on the trail", "released", audit.Release), newLogHoldList())
 }
 
-func newLogHoldChange(name, short string, action audit.Action) *cobra.Command {
+func newLogHoldChange(name, short, said string, action audit.Action) *cobra.Command {
 	var u upkeepFlags
 	var ref string
 	cmd := &cobra.Command{
@@ -205,15 +233,18 @@ func newLogHoldChange(name, short string, action audit.Action) *cobra.Command {
 					return trailProblem(err)
 				}
 				if is := slices.Contains(holds, ref); is == (action == audit.Hold) {
-					word := "there is none of that reference"
 					if is {
-						word = "is set already"
+						return fmt.Errorf("%q is on the trail already", oneLine(ref))
 					}
-					return fmt.Errorf("log hold %s: %s", name, word)
+					return fmt.Errorf("no hold %q on the trail; see carrel log hold list", oneLine(ref))
 				}
 				e := u.by()
 				e.Action, e.Kind, e.Object = action, audit.TrailItself, ref
-				return trailProblem(t.Record(cmd.Context(), e))
+				if err := t.Record(cmd.Context(), e); err != nil {
+					return trailProblem(err)
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", said, oneLine(ref))
+				return err
 			})
 		},
 	}
@@ -223,23 +254,37 @@ func newLogHoldChange(name, short string, action audit.Action) *cobra.Command {
 }
 
 func newLogHoldList() *cobra.Command {
-	var u upkeepFlags
+	var dsn, keys string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:     "list --db DSN --actor A",
+		Use:     "list --db DSN",
 		Short:   "List the legal holds on the trail",
-		Example: `  carrel log hold list --db library.db --actor counsel`,
+		Example: `  carrel log hold list --db library.db`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return u.with(cmd, func(_ *database, _ *crypto.Keyring, t *audit.Trail) error {
+			if err := needed(cmd, "db"); err != nil {
+				return err
+			}
+			return withDatabase(cmd.Context(), dsn, readOnly, func(d *database) error {
+				k, err := d.openKeys(cmd.Context(), keys)
+				if err != nil {
+					return err
+				}
+				t, err := d.trailIn(cmd.Context(), d.db, k, nil) // only read
+				if err != nil {
+					return placed(cmd, err)
+				}
 				holds, err := t.Holds(cmd.Context())
 				if err != nil {
-					return trailProblem(err)
+					return placed(cmd, trailProblem(err))
 				}
 				if asJSON {
 					return printJSON(cmd, struct {
 						Holds []string `json:"holds"`
 					}{append([]string{}, holds...)})
+				}
+				if len(holds) == 0 {
+					holds = []string{"no legal holds on the trail"}
 				}
 				for _, ref := range holds {
 					if _, err := fmt.Fprintln(cmd.OutOrStdout(), oneLine(ref)); err != nil {
@@ -250,7 +295,8 @@ func newLogHoldList() *cobra.Command {
 			})
 		},
 	}
-	u.register(cmd, "")
+	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	addKeysFlag(cmd, &keys)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -1,11 +1,10 @@
 package main
 
 import (
-	"encoding/csv"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/internal/nearest"
 	"github.com/carrel-project/carrel/patron"
 	"github.com/carrel-project/carrel/store/sqlite"
 )
@@ -24,8 +24,10 @@ func newLogReport() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "report",
 		Short: "Read in the audit trail who did what",
-		Long: `Reports need a role that the access file allows to report for the purpose (in the built-in one, reviewer for review), and are themselves recorded, with whom they name, before they are shown.
-Each prints a table, or with --json or --csv the same for programs. Only entries count that carrel wrote: others are left out, and said.`,
+		Long: `Reports need a role that the access file allows to report for the purpose (in the built-in one, reviewer
+for review), and are themselves recorded, with whom they name, before they are shown. Each prints a table,
+or with --json or --csv the whole of it for programs. Only entries count that carrel wrote: others are
+left out, and said.`,
 		Example: `  carrel log report last-logins --db library.db --actor dpo --role reviewer --purpose review
   echo 99999395390 | carrel log report views --db library.db --identifier-file - --segments addresses,phones --actor dpo --role reviewer --purpose review
   carrel log report exposure --db library.db --staff staff-17 --since 2026-11-01 --actor dpo --role reviewer --purpose review --csv`,
@@ -41,6 +43,8 @@ type reportFlags struct {
 	asJSON, csv  bool
 	quick        bool
 	approval     string
+
+	check func(*cobra.Command) error // what can be said of the flags before anything is opened; may be nil
 }
 
 // A reporting is a report on its way.
@@ -64,6 +68,11 @@ func (r *reportFlags) command(name, short, long, example string, about aboutPatr
 			period, err := parseWindow(r.since, r.until)
 			if err != nil {
 				return fmt.Errorf("%s%w", place(cmd), err)
+			}
+			if r.check != nil {
+				if err := r.check(cmd); err != nil {
+					return placed(cmd, err)
+				}
 			}
 			return r.report(cmd, period, about, run)
 		}}
@@ -93,12 +102,12 @@ func parseWindow(since, until string) (p audit.Period, err error) {
 	times := circulation.Times(time.UTC)
 	if since != "" {
 		if p.Since, err = times(since); err != nil {
-			return p, fmt.Errorf("--since: %w", err)
+			return p, fmt.Errorf("--since%s: %w", naming(since), err)
 		}
 	}
 	if until != "" {
 		if p.Until, err = times(until); err != nil {
-			return p, fmt.Errorf("--until: %w", err)
+			return p, fmt.Errorf("--until%s: %w", naming(until), err)
 		}
 	}
 	if !p.Since.IsZero() && !p.Until.IsZero() && !p.Since.Before(p.Until) {
@@ -109,7 +118,7 @@ func parseWindow(since, until string) (p audit.Period, err error) {
 
 // report opens the trail, asks access, finds out whom it is about and makes the report.
 func (r *reportFlags) report(cmd *cobra.Command, period audit.Period, about aboutPatron, run func(*reporting) error) error {
-	return r.open(cmd, func(o *openedPatrons) error {
+	err := r.open(cmd, func(o *openedPatrons) error {
 		call := r.call()
 		if err := mayReport(cmd, o, call); err != nil {
 			return err
@@ -129,6 +138,10 @@ func (r *reportFlags) report(cmd *cobra.Command, period audit.Period, about abou
 		}
 		return reportProblem(run(one))
 	})
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return placed(cmd, err)
 }
 
 // mayReport asks access for the right to report. A refusal is recorded.
@@ -141,13 +154,13 @@ func mayReport(cmd *cobra.Command, o *openedPatrons, call patron.Call) error {
 	if err := o.trail.Record(cmd.Context(), e); err != nil {
 		return trailProblem(err)
 	}
-	return errors.New("not allowed in this role for this purpose, and recorded (no-right); the access file must give the role may: [report] for it")
+	return rewordedError{"not allowed in this role for this purpose, and recorded (no-right); the access file must give the role may: [report] for it", patron.ErrDenied}
 }
 
 func reportProblem(err error) error {
 	switch {
 	case errors.Is(err, crypto.ErrShredded), errors.Is(err, crypto.ErrNoKey):
-		return rewordedError{"this patron was forgotten, or never there: nothing in the trail can be told to be about them", err}
+		return rewordedError{"this patron was forgotten, or was never there: nothing in the trail can be told to be about them", err}
 	case errors.Is(err, audit.ErrNotRecorded):
 		return rewordedError{"the report cannot be recorded in the trail, and so is not shown", err}
 	}
@@ -165,16 +178,11 @@ func printRows[Row any](r *reporting, t audit.Table[Row], err error) error {
 		}
 		return printJSON(r.cmd, t)
 	}
-	columns := columnsOf(reflect.TypeFor[Row]())
-	rows := make([][]string, len(t.Rows))
-	for i := range t.Rows {
-		rows[i] = cells(columns, reflect.ValueOf(t.Rows[i]))
-	}
-	if err := r.print(columns, rows); err != nil {
+	if err := printed(r, t.Rows); err != nil {
 		return err
 	}
 	if t.Forgotten > 0 {
-		fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: besides, people were meant who were forgotten since: at most %s\n", thousands(t.Forgotten))
+		fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: besides, at most %s who %s forgotten since\n", plural(t.Forgotten, "patron"), was(t.Forgotten))
 	}
 	return r.skipped(t.Skipped)
 }
@@ -184,78 +192,25 @@ func (r *reporting) skipped(n int) error {
 	if n == 0 {
 		return nil
 	}
-	fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: %s left out because they are damaged or forged; see carrel log verify\n", plural(n, "entry"))
+	they := "they are"
+	if n == 1 {
+		they = "it is"
+	}
+	fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: %s left out because %s damaged or forged; see carrel log verify\n", plural(n, "entry"), they)
 	return errFound
 }
 
-// A reportColumn is a field of a row.
-type reportColumn struct {
-	name  string
-	index []int
-}
-
-func columnsOf(t reflect.Type) (columns []reportColumn) {
-	for _, f := range reflect.VisibleFields(t) {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if f.Anonymous || !f.IsExported() || name == "-" || name == "" {
-			continue
-		}
-		columns = append(columns, reportColumn{name, f.Index})
-	}
-	return columns
-}
-
-func cells(columns []reportColumn, row reflect.Value) []string {
-	out := make([]string, len(columns))
-	for i, c := range columns {
-		switch v := row.FieldByIndex(c.index).Interface().(type) {
-		case time.Time:
-			out[i] = stamp(v)
-		case []string:
-			out[i] = strings.Join(v, ", ")
-		case bool:
-			if v {
-				out[i] = "yes"
-			}
-		default:
-			out[i] = fmt.Sprint(v)
+// nothing says that a report about what some flags name is empty: a typing error makes it so, too.
+func (r *reporting) nothing(flags ...string) {
+	var named []string
+	for _, name := range flags {
+		if f := r.cmd.Flags().Lookup(name); f != nil && f.Changed {
+			named = append(named, "--"+name+" "+strings.Trim(f.Value.String(), "[]"))
 		}
 	}
-	return out
-}
-
-// print writes rows as CSV, with all columns, or as a table, without those in which nothing stands.
-func (r *reporting) print(columns []reportColumn, rows [][]string) error {
-	if r.flags.csv {
-		w := csv.NewWriter(r.cmd.OutOrStdout())
-		names := make([]string, len(columns))
-		for i, c := range columns {
-			names[i] = c.name
-		}
-		w.Write(names)
-		w.WriteAll(rows)
-		return w.Error()
+	if len(named) > 0 {
+		fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: nothing: is %s spelt as in the trail?\n", oneLine(strings.Join(named, " ")))
 	}
-	if len(rows) == 0 {
-		_, err := fmt.Fprintln(r.cmd.OutOrStdout(), "nothing")
-		return err
-	}
-	var filled []int
-	t := table{}
-	for i, c := range columns {
-		if slices.ContainsFunc(rows, func(row []string) bool { return row[i] != "" }) {
-			filled = append(filled, i)
-			t.columns = append(t.columns, strings.ToUpper(strings.ReplaceAll(c.name, "_", "-")))
-		}
-	}
-	for _, row := range rows {
-		line := make([]string, len(filled))
-		for j, i := range filled {
-			line[j] = row[i]
-		}
-		t.add(line...)
-	}
-	return t.print(r.cmd.OutOrStdout())
 }
 
 func newReportLastLogins() *cobra.Command {
@@ -272,21 +227,27 @@ func newReportLogins() *cobra.Command {
 	r := new(reportFlags)
 	var results []string
 	var staff, role, network string
+	var from netip.Prefix
+	r.check = func(*cobra.Command) (err error) {
+		known := []string{string(audit.Success), string(audit.Restricted), string(audit.Wrong)}
+		for _, word := range results {
+			if !slices.Contains(known, word) {
+				return fmt.Errorf("--result%s: want success, restricted or failed%s", naming(word), nearest.Hint(word, known))
+			}
+		}
+		if network != "" {
+			if from, err = netip.ParsePrefix(network); err != nil {
+				return fmt.Errorf("--network%s: want a network such as 192.0.2.0/24", naming(network))
+			}
+		}
+		return nil
+	}
 	cmd := r.command("logins", "Logins: successful, restricted by address, failed",
 		`One line for each login or attempt. Patrons are not named, but in a report about one.`, "--result failed --since 2026-11-01 ", aboutMaybe,
 		func(r *reporting) error {
-			f := audit.LoginFilter{Period: r.period, Staff: staff, Role: role, Patron: r.about}
+			f := audit.LoginFilter{Period: r.period, Staff: staff, Role: role, Patron: r.about, Network: from}
 			for _, word := range results {
-				if !slices.Contains([]audit.Result{audit.Success, audit.Restricted, audit.Wrong}, audit.Result(word)) {
-					return fmt.Errorf("--result %s: want success, restricted or failed", oneLine(word))
-				}
 				f.Results = append(f.Results, audit.Result(word))
-			}
-			if network != "" {
-				var err error
-				if f.Network, err = netip.ParsePrefix(network); err != nil {
-					return errors.New("--network: want a network such as 192.0.2.0/24")
-				}
 			}
 			t, err := r.Logins(r.cmd.Context(), r.by, f)
 			return printRows(r, t, err)
@@ -298,16 +259,19 @@ func newReportLogins() *cobra.Command {
 	return cmd
 }
 
+func onlySegments(list []string) error {
+	_, err := parseSegments(list)
+	return err
+}
+
 func newReportViews() *cobra.Command {
 	r := new(reportFlags)
 	var segments []string
+	r.check = func(*cobra.Command) error { return onlySegments(segments) }
 	cmd := r.command("views", "Who looked at what of a patron, and when",
 		`Every look at a patron, and every attempt that was refused. A line with an until stands for all looks of the same kind up to then.`,
 		"--identifier-file - --segments addresses,phones ", aboutOne,
 		func(r *reporting) error {
-			if _, err := parseSegments(segments); err != nil {
-				return err
-			}
 			t, err := r.Views(r.cmd.Context(), r.by, r.about, audit.ViewFilter{Period: r.period, Segments: segments})
 			return printRows(r, t, err)
 		})
@@ -319,15 +283,18 @@ func newReportViewsBy() *cobra.Command {
 	r := new(reportFlags)
 	var segments []string
 	var staff string
+	r.check = func(cmd *cobra.Command) error {
+		if err := needed(cmd, "staff"); err != nil {
+			return err
+		}
+		return onlySegments(segments)
+	}
 	cmd := r.command("views-by", "Whom a member of staff looked at", `One line for each look and patron.`, "--staff staff-17 ", aboutNobody,
 		func(r *reporting) error {
-			if err := needed(r.cmd, "staff"); err != nil {
-				return err
-			}
-			if _, err := parseSegments(segments); err != nil {
-				return err
-			}
 			t, err := r.ViewsBy(r.cmd.Context(), r.by, staff, audit.ViewFilter{Period: r.period, Segments: segments})
+			if err == nil && len(t.Rows)+t.Forgotten == 0 {
+				r.nothing("staff")
+			}
 			return printRows(r, t, err)
 		})
 	cmd.Flags().StringVar(&staff, "staff", "", "the member of staff or program, by the reference that they use as --actor")
@@ -349,12 +316,10 @@ func newReportSeen() *cobra.Command {
 func newReportChanges() *cobra.Command {
 	r := new(reportFlags)
 	var segments []string
+	r.check = func(*cobra.Command) error { return onlySegments(segments) }
 	cmd := r.command("changes", "All changes of a patron's record: which segment, who, when, by which channel",
 		`One line for each change of a segment. What stood there before and after is sealed in the trail and not shown.`, "--identifier-file - ", aboutOne,
 		func(r *reporting) error {
-			if _, err := parseSegments(segments); err != nil {
-				return err
-			}
 			t, err := r.Changes(r.cmd.Context(), r.by, r.about, audit.ChangeFilter{Period: r.period, Segments: segments})
 			return printRows(r, t, err)
 		})
@@ -368,6 +333,9 @@ func newReportExports() *cobra.Command {
 	cmd := r.command("exports", "Exports, with recipient and approval", `One line for each export, refused ones too.`, "--recipient survey-office ", aboutNobody,
 		func(r *reporting) error {
 			t, err := r.Exports(r.cmd.Context(), r.by, audit.ExportFilter{Period: r.period, Actor: staff, Recipient: recipient})
+			if err == nil && len(t.Rows) == 0 {
+				r.nothing("staff", "recipient")
+			}
 			return printRows(r, t, err)
 		})
 	cmd.Flags().StringVar(&recipient, "recipient", "", "only to this recipient")

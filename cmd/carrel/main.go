@@ -12,8 +12,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	_ "time/tzdata" // policies name time zones, and small containers have none
+
+	"github.com/spf13/cobra"
 )
 
 func main() {
@@ -39,6 +42,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	out := &watchedWriter{w: stdout}
 	root := newRoot()
 	root.SetArgs(args)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		// Of a misspelt command the group does not know the flags: what is wrong is the command.
+		if cmd.HasSubCommands() {
+			if _, rest, ferr := root.Find(args); ferr == nil && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+				return noCommand(cmd, rest[0])
+			}
+		}
+		return flagError(cmd, err)
+	})
 	root.SetIn(interruptible{ctx, stdin})
 	root.SetOut(out)
 	root.SetErr(stderr)

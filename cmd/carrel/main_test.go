@@ -53,7 +53,7 @@ func command(t testing.TB, args ...string) *exec.Cmd {
 	program, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(cmp.Or(os.Getenv("CARREL_TEST_BINARY"), program), args...)
-	cmd.Env = append(os.Environ(), "CARREL_TEST_AS_MAIN=1", "CARREL_KEYS=", "CARREL_KEK=")
+	cmd.Env = append(os.Environ(), "CARREL_TEST_AS_MAIN=1", "CARREL_KEYS=", "CARREL_KEK=", "CARREL_ANCHOR=", "CARREL_ACTOR=")
 	return cmd
 }
 
@@ -162,6 +162,10 @@ func TestMisuseIsOneLine(t *testing.T) {
 		{[]string{"explain", "a", "b"}, "one file at a time"},
 		{[]string{"import", "--db", "x.db"}, "nothing to import"},
 		{[]string{"hold", "add", "--db", "x.db", "--ref", "r"}, "either --borrower or --borrower-file"},
+		{[]string{"log", "verfy", "--db", "x"}, `carrel: log: no command "verfy"; did you mean "verify"?`},
+		{[]string{"log", "report", "view", "--db", "x"}, `carrel: log report: no command "view"; did you mean "views"?`},
+		{[]string{"sweeep", "--db", "x"}, `carrel: no command "sweeep"; did you mean "sweep"?`},
+		{[]string{"log", "--db", "x"}, "carrel: log: no flag --db"},
 		{[]string{"--nonsense"}, "carrel: no flag --nonsense"},
 		{[]string{"policy", "check", "--josn"}, "carrel: policy check: no flag --josn; did you mean \"--json\"?"},
 	} {

@@ -15,6 +15,7 @@ import (
 	"github.com/carrel-project/carrel/access"
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/internal/nearest"
 	"github.com/carrel-project/carrel/patron"
 )
 
@@ -23,8 +24,8 @@ func newPatron() *cobra.Command {
 		Use:   "patron",
 		Short: "Find, show and export patrons, as far as a role may for a purpose",
 		Long: `Patrons' data is sealed. These commands open what an access file allows to a role for a purpose, and record who asked
-in the audit file before they show anything. carrel authenticates nobody: whoever may read the keyring and its key may call
-these commands with any role, and the audit file says so.`,
+in the audit trail before they show anything. carrel authenticates nobody: whoever may read the keyring and its key may call
+these commands with any role, and the audit trail says so.`,
 		Example: `  echo 99999395390 | carrel patron find --db library.db --identifier-file - --actor staff-17 --role circulation --purpose checkout
   carrel patron show --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --actor staff-17 --role circulation --purpose checkout
   carrel patron export --db library.db --segments emails --group students --out mails.jsonl --actor job-3 --role systems --purpose export`,
@@ -215,11 +216,20 @@ func parseSegments(list []string) (set access.Set, err error) {
 	for _, word := range list {
 		s, err := access.ParseSegment(strings.TrimSpace(word))
 		if err != nil {
-			return 0, fmt.Errorf("--segments: want some of %s", strings.Join(everySegment().Names(), ", "))
+			known := everySegment().Names()
+			return 0, fmt.Errorf("--segments%s: want some of %s%s", naming(word), strings.Join(known, ", "), nearest.Hint(word, known))
 		}
 		set = set.With(s)
 	}
 	return set, nil
+}
+
+// naming repeats what somebody gave a flag, if it can be shown.
+func naming(word string) string {
+	if len(word) == 0 || len(word) > 64 || oneLine(word) != word || !plain(word) {
+		return ""
+	}
+	return " " + word
 }
 
 func everySegment() access.Set {

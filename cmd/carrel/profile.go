@@ -158,14 +158,14 @@ func (f *importFile) savePatrons(ctx context.Context, d *database, flags importF
 		}
 	}
 	if err == nil { // the events were committed with the patrons
-		return saved, d.withTrail(ctx, keys, flags.anchor, func(*audit.Trail) error { return nil })
+		return saved, d.withTrail(ctx, keys, flags.anchors, func(*audit.Trail) error { return nil })
 	}
 	tx.Rollback()
 	if n := saved.Added + saved.Updated; n > 0 { // what the trail said of them was rolled back, too
-		undone := byCommand("integration")
+		undone := byCommand(flags.actor, "integration")
 		undone.Action, undone.Outcome, undone.Why, undone.Purpose, undone.Count = audit.Import, audit.Failed, "rolled-back", "sync", n
 		ctx := context.WithoutCancel(ctx)
-		if terr := d.withTrail(ctx, keys, flags.anchor, func(t *audit.Trail) error { return t.Record(ctx, undone) }); terr != nil {
+		if terr := d.withTrail(ctx, keys, flags.anchors, func(t *audit.Trail) error { return t.Record(ctx, undone) }); terr != nil {
 			return circulation.Saved{}, fmt.Errorf("%w; and the audit trail cannot be written", err)
 		}
 	}
@@ -182,7 +182,7 @@ func (d *database) patronsIn(ctx context.Context, tx *sql.Tx, flags importFlags)
 	if err != nil {
 		return nil, nil, err
 	}
-	trail, err := d.trailIn(ctx, tx, keys, flags.anchor)
+	trail, err := d.trailIn(ctx, tx, keys, flags.anchors)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -201,7 +201,7 @@ func (f *importFile) savePage(ctx context.Context, accounts *sqlite.Circulation,
 	if err != nil {
 		return patron.Imported{}, err
 	}
-	done, err := dir.Import(ctx, jobCall("integration", "sync"), patron.Source{Key: "patron"}, func(yield func(patron.Profile, error) bool) {
+	done, err := dir.Import(ctx, jobCall(f.actor, "integration", "sync"), patron.Source{Key: "patron"}, func(yield func(patron.Profile, error) bool) {
 		for i := range rows {
 			if !yield(rows[i].profile, nil) {
 				return

@@ -31,7 +31,6 @@ Exit status: 0 good, 1 found something, 2 misuse, bad input or failure, 130 inte
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(flagError)
 	return root
 }
 
@@ -40,16 +39,23 @@ func group(c *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	c.AddCommand(subs...)
 	c.Args = cobra.ArbitraryArgs
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		var known []string
-		for _, sub := range subs {
-			known = append(known, sub.Name())
-		}
 		if len(args) == 0 {
 			return cmd.Help()
 		}
-		return fmt.Errorf("%sno command %q%s", place(cmd), args[0], nearest.Hint(args[0], known))
+		return noCommand(cmd, args[0])
 	}
 	return c
+}
+
+// noCommand says that a group has no command of that name.
+func noCommand(cmd *cobra.Command, name string) error {
+	var known []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			known = append(known, sub.Name())
+		}
+	}
+	return fmt.Errorf("%sno command %q%s", place(cmd), name, nearest.Hint(name, known))
 }
 
 // place begins an error with the command it is about: run says "carrel: " before it.

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What identifies somebody is in no file of the database in plain after the import of real exports, nor in the audit file.
+// What identifies somebody is in no file of the database in plain after the import of real exports, nor in the audit trail.
 func TestNothingPersonalIsStoredInPlain(t *testing.T) {
 	data := dataDir(t)
 	for name, c := range map[string]struct {
@@ -153,7 +153,7 @@ func databaseBytes(t *testing.T, db string) (all []byte) {
 	t.Helper()
 	files, err := filepath.Glob(db + "*")
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(files), 5, "database, audit file, keyring, ledger, KEK")
+	require.GreaterOrEqual(t, len(files), 5, "database, anchor, keyring, ledger, KEK")
 	for _, name := range files {
 		data, err := os.ReadFile(name)
 		require.NoError(t, err)

@@ -20,7 +20,8 @@ import (
 )
 
 func newSweep() *cobra.Command {
-	var dsn, policyFile, at, shardText, keys, anchor string
+	var dsn, policyFile, at, shardText string
+	var in trailFlags
 	var dry, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "sweep --db DSN --policy FILE",
@@ -64,7 +65,7 @@ run again. With --dry-run nothing is written, and --at may lie in the future.`,
 			if err != nil {
 				return errors.Join(err, d.close())
 			}
-			report, err := d.sweepWithTrail(cmd, policy, shard, when, dry, keys, anchor)
+			report, err := d.sweepWithTrail(cmd, policy, shard, when, dry, in)
 			if cerr := d.close(); err == nil {
 				err = cerr
 			}
@@ -84,24 +85,23 @@ run again. With --dry-run nothing is written, and --at may lie in the future.`,
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would be done and write nothing")
 	cmd.Flags().StringVar(&at, "at", "", "decide as of this time; a date is 00:00 in the policy's zone (default now)")
 	cmd.Flags().StringVar(&shardText, "shard", "", "only one of several parts, as in 0/4, so that several can share the work")
-	addKeysFlag(cmd, &keys)
-	addAnchorFlag(cmd, &anchor)
+	in.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
 // sweepWithTrail sweeps and leaves a record of every page in the audit trail, if there is a keyring. Rules never look inside a borrower, so
 // that a sweep needs none; but the trail does.
-func (d *database) sweepWithTrail(cmd *cobra.Command, policy *anonymize.Policy, shard anonymize.Shard, at time.Time, dry bool, keys, anchor string) (report anonymize.Report, err error) {
+func (d *database) sweepWithTrail(cmd *cobra.Command, policy *anonymize.Policy, shard anonymize.Shard, at time.Time, dry bool, in trailFlags) (report anonymize.Report, err error) {
 	if dry {
 		return sweep(cmd, d, policy, shard, at, dry)
 	}
-	files, err := findKeys(keys, d.path)
+	files, err := findKeys(in.keys, d.path)
 	if err != nil {
 		return report, err
 	}
 	if !files.exists() {
-		if keys != "" {
+		if in.keys != "" {
 			return report, fmt.Errorf("%s: there is no keyring", files.keyring)
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "carrel: sweep: there is no keyring %s, so the sweep leaves receipts in the database and nothing in its audit trail; see --keys\n", files.keyring)
@@ -111,13 +111,13 @@ func (d *database) sweepWithTrail(cmd *cobra.Command, policy *anonymize.Policy, 
 	if err != nil {
 		return report, err
 	}
-	return d.sweepRecorded(cmd, k, anchor, policy, shard, at)
+	return d.sweepRecorded(cmd, k, in, policy, shard, at)
 }
 
-func (d *database) sweepRecorded(cmd *cobra.Command, k *crypto.Keyring, anchor string, policy *anonymize.Policy, shard anonymize.Shard, at time.Time) (report anonymize.Report, err error) {
-	err = d.withTrail(cmd.Context(), k, anchor, func(t *audit.Trail) (err error) {
+func (d *database) sweepRecorded(cmd *cobra.Command, k *crypto.Keyring, in trailFlags, policy *anonymize.Policy, shard anonymize.Shard, at time.Time) (report anonymize.Report, err error) {
+	err = d.withTrail(cmd.Context(), k, in.anchors, func(t *audit.Trail) (err error) {
 		with := *d
-		with.Circulation = d.WithTrail(t, byCommand("systems"))
+		with.Circulation = d.WithTrail(t, byCommand(in.actor, "systems"))
 		report, err = sweep(cmd, &with, policy, shard, at, false)
 		return err
 	})

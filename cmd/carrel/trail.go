@@ -40,6 +40,18 @@ func addActorFlag(cmd *cobra.Command, actor *string) {
 	cmd.Flags().StringVar(actor, "actor", "", "who does it, for the audit trail: the reference of a member of staff or a job, no name (default $CARREL_ACTOR, or carrel)")
 }
 
+// trailFlags are what commands have that leave a record of what they did.
+type trailFlags struct {
+	keys, actor string
+	anchors     []string
+}
+
+func (f *trailFlags) register(cmd *cobra.Command) {
+	addKeysFlag(cmd, &f.keys)
+	addAnchorFlag(cmd, &f.anchors)
+	addActorFlag(cmd, &f.actor)
+}
+
 func actorOf(flag string) string { return cmp.Or(flag, os.Getenv("CARREL_ACTOR"), "carrel") }
 
 // spoolPath returns where events wait while the database does not take them.
@@ -107,7 +119,9 @@ func (d *database) withAnchors(ctx context.Context, keys *crypto.Keyring, anchor
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	if cerr := t.Close(end); cerr != nil && !sameTrouble(err, cerr) {
-		cerr = fmt.Errorf("what was done is in the trail, but no checkpoint covers it: %w", trailProblem(cerr))
+		if cerr = trailProblem(cerr); !errors.Is(cerr, audit.ErrLost) {
+			cerr = fmt.Errorf("what was done is in the trail, but no checkpoint covers it: %w", cerr)
+		}
 		if err == nil {
 			return cerr
 		}
@@ -118,7 +132,7 @@ func (d *database) withAnchors(ctx context.Context, keys *crypto.Keyring, anchor
 
 // sameTrouble reports that two errors say the same of the trail.
 func sameTrouble(a, b error) bool {
-	for _, e := range []error{audit.ErrTampered, audit.ErrBehind} {
+	for _, e := range []error{audit.ErrTampered, audit.ErrBehind, audit.ErrLost} {
 		if errors.Is(a, e) && errors.Is(b, e) {
 			return true
 		}
@@ -143,6 +157,8 @@ func trailProblem(err error) error {
 		return rewordedError{"the audit trail in the database was changed by somebody; carrel log verify says where", err}
 	case errors.Is(err, audit.ErrBehind):
 		return rewordedError{"the database has fewer trail entries than the anchor (it was restored, or cut): carrel log verify says which are lost, carrel log restored goes on", err}
+	case errors.Is(err, audit.ErrLost):
+		return rewordedError{"what was done was recorded, but the database has the record no more: somebody removes entries of the audit trail, or keeps them out; see carrel log verify", err}
 	case errors.Is(err, audit.ErrHeld):
 		return rewordedError{strings.TrimPrefix(err.Error(), "audit: ") + "; see carrel log hold", err}
 	}

@@ -487,7 +487,7 @@ func checkTree(t testing.TB, w *witness, path string, list []logged) (checkpoint
 	}
 	key, err := w.keys.TrailKey(ctx)
 	require.NoError(t, err)
-	v, err := audit.Verify(ctx, audit.VerifyConfig{Store: w.store, Verifier: verifier, Key: key, Anchored: anchored})
+	v, err := audit.Verify(ctx, audit.VerifyConfig{Store: w.store, Verifier: verifier, Key: key, Anchored: [][][]byte{anchored}})
 	require.NoError(t, err)
 	require.Empty(t, v.Findings)
 	require.EqualValues(t, gone, v.Pruned, "nothing is gone but what a prune says")

@@ -63,7 +63,7 @@ func BenchmarkVerify(b *testing.B) {
 			var node [65]byte
 			for b.Loop() {
 				start := time.Now()
-				v, err := audit.Verify(b.Context(), audit.VerifyConfig{Store: log, Verifier: verifier, Key: key, Anchored: anchored})
+				v, err := audit.Verify(b.Context(), audit.VerifyConfig{Store: log, Verifier: verifier, Key: key, Anchored: [][][]byte{anchored}})
 				took += time.Since(start)
 				require.NoError(b, err)
 				require.True(b, v.OK())
