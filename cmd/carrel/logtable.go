@@ -61,7 +61,11 @@ func printed[Row any](r *reporting, list []Row) error {
 	}
 	w.Write(names)
 	for i := range list {
-		w.Write(cells(columns, reflect.ValueOf(list[i]), stamp))
+		row := cells(columns, reflect.ValueOf(list[i]), stamp)
+		for n := range row {
+			row[n] = harmless(row[n])
+		}
+		w.Write(row)
 	}
 	w.Flush()
 	return w.Error()
@@ -161,4 +165,13 @@ func together(names []string, rows [][]string) ([]string, [][]string) {
 		merged[i] = append(merged[i], fmt.Sprint("×", times[i]))
 	}
 	return names, merged
+}
+
+// harmless keeps a spreadsheet from taking a reference for a formula: whoever logs in may choose it.
+func harmless(cell string) string {
+	cell = oneLine(cell)
+	if cell != "" && strings.ContainsRune("=+-@", rune(cell[0])) {
+		return "'" + cell
+	}
+	return cell
 }

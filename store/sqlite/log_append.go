@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -15,8 +16,15 @@ const opAppend = "append to the trail"
 // SQLite has one writer.
 const appendEntry = `
 	INSERT INTO trail_entries (number, action, time, tags, key, body)
-	SELECT max(next, ifnull((SELECT max(number) + 1 FROM trail_entries), 0)), ?, ?, ?, ?, ? FROM trail_tree WHERE true
+	SELECT max(next, ` + afterLast + `), ?, ?, ?, ?, ? FROM (SELECT next FROM trail_tree LIMIT 1) WHERE true
 	ON CONFLICT (key) WHERE key IS NOT NULL DO NOTHING`
+
+// afterLast is the number after that of the last entry. Numbers from 2^48 on are none of ours: somebody put them there, and the next would be none that
+// SQLite has.
+const afterLast = "ifnull((SELECT max(number) + 1 FROM trail_entries WHERE number < 281474976710656), 0)"
+
+// isThere asks whether an entry with a key is one that was appended before.
+const isThere = "SELECT count(*) FROM trail_entries WHERE key = ?"
 
 // manyEntries is how many entries without a key one statement appends.
 const manyEntries = 16
@@ -34,8 +42,7 @@ func (l *Log) Append(ctx context.Context, entries []audit.Entry) error {
 			return err
 		}
 		if !added {
-			_, err := l.state(ctx, opAppend) // its key is there, or the table of the tree is damaged
-			return err
+			return l.repeated(ctx, &entries[0])
 		}
 		if fills(number, number+1) {
 			// The entry is there, whatever becomes of the index: if it is not brought up to date now, it is the next time.
@@ -44,6 +51,22 @@ func (l *Log) Append(ctx context.Context, entries []audit.Entry) error {
 		return nil
 	}
 	return l.write(ctx, opAppend, append([]string{appendEntry, appendMany}, indexing...), func(t *tx) error { return t.appendEntries(entries) })
+}
+
+// repeated returns nil for an entry that was not inserted because it is there already. Otherwise the table of the tree is damaged, or a trigger keeps entries
+// out, and nothing was appended.
+func (l *Log) repeated(ctx context.Context, e *audit.Entry) error {
+	if e.Key == [16]byte{} {
+		return errTrailTree
+	}
+	var n int
+	if err := l.db.QueryRowContext(ctx, isThere, e.Key[:]).Scan(&n); err != nil {
+		return failed(opAppend, err)
+	}
+	if n == 0 {
+		return errTrailTree
+	}
+	return nil
 }
 
 func entryArgs(e *audit.Entry) []any {
@@ -85,7 +108,7 @@ func inserted(r sql.Result, err error) (number int64, ok bool, _ error) {
 	return number, true, failed(opAppend, err)
 }
 
-var errTrailTree = errors.New("sqlite: the table of the trail's tree is damaged")
+var errTrailTree = errors.New("sqlite: the tables of the trail are damaged, or a trigger keeps entries out")
 
 func (t *tx) appendEntries(entries []audit.Entry) error {
 	begin, end := int64(0), int64(-1) // of the numbers that were given
@@ -96,8 +119,10 @@ func (t *tx) appendEntries(entries []audit.Entry) error {
 				e := &entries[i]
 				args = append(args, end+int64(i), string(e.Action), e.Time.UnixMicro(), packTags(e.Tags), solid(e.Body))
 			}
-			if _, err := t.exec(appendMany, args...); err != nil {
+			if n, err := t.exec(appendMany, args...); err != nil {
 				return err
+			} else if n != manyEntries {
+				return errTrailTree
 			}
 			end += manyEntries
 			entries = entries[manyEntries:]
@@ -107,8 +132,14 @@ func (t *tx) appendEntries(entries []audit.Entry) error {
 		switch {
 		case err != nil:
 			return err
-		case !added && entries[0].Key == [16]byte{}:
-			return errTrailTree
+		case !added:
+			if entries[0].Key == [16]byte{} {
+				return errTrailTree
+			}
+			var n int
+			if err := t.get(isThere, []any{entries[0].Key[:]}, &n); err != nil || n == 0 {
+				return cmp.Or(err, errTrailTree)
+			}
 		case added:
 			if end < 0 {
 				begin = number

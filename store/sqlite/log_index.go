@@ -18,7 +18,7 @@ const (
 	// Whatever it finds, it takes the write lock.
 	indexLock = "UPDATE trail_tree SET indexed = indexed"
 	indexFrom = "SELECT indexed FROM trail_tree"
-	indexDone = "UPDATE trail_tree SET indexed = max(indexed, ifnull((SELECT max(number) + 1 FROM trail_entries), 0))"
+	indexDone = "UPDATE trail_tree SET indexed = max(indexed, " + afterLast + ")"
 
 	indexActions = `INSERT INTO trail_actions (action, time, number)
 		SELECT action, time, number FROM trail_entries WHERE number >= ? ORDER BY action, time, number ON CONFLICT DO NOTHING`

@@ -386,3 +386,29 @@ func TestTwoProcessesKeepOneTree(t *testing.T) {
 		require.Equal(t, root, tree.Hash, "of %d entries", tree.N)
 	}
 }
+
+// Somebody who owns the database keeps entries out of it, or puts some in that no number comes after.
+func TestLogIsNotFooled(t *testing.T) {
+	db, _, _ := open(t)
+	log := sqlite.NewLog(db)
+	require.NoError(t, log.Append(t.Context(), logEntries(0, 3)))
+	_, err := db.Exec("INSERT INTO trail_entries (number, action, time, tags, body) VALUES (9223372036854775807, 'view', 1, x'', x'00')")
+	require.NoError(t, err)
+	_, err = db.Exec("INSERT INTO trail_tree SELECT * FROM trail_tree")
+	require.NoError(t, err)
+	require.NoError(t, log.Append(t.Context(), logEntries(3, 5)))
+	require.NoError(t, log.Append(t.Context(), logEntries(5, 6)))
+	tree, err := log.Tree(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, uint64(6), tree.Next)
+
+	_, err = db.Exec("CREATE TRIGGER x BEFORE INSERT ON trail_entries BEGIN SELECT RAISE(IGNORE); END")
+	require.NoError(t, err)
+	keyed := logEntry(7)
+	keyed.Key[0] = 1
+	require.Error(t, log.Append(t.Context(), logEntries(6, 7)))
+	require.Error(t, log.Append(t.Context(), logEntries(6, 47)))
+	require.Error(t, log.Append(t.Context(), []audit.Entry{keyed}))
+	require.Error(t, log.Append(t.Context(), []audit.Entry{keyed, keyed}))
+	require.ErrorIs(t, sqlite.New(db).CheckSchema(t.Context()), sqlite.ErrTrailTriggers)
+}

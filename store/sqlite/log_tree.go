@@ -15,10 +15,10 @@ type trailState struct {
 	checkpoint          []byte
 }
 
-const trailNext = "max(x.next, ifnull((SELECT max(number) + 1 FROM trail_entries), 0))"
+const trailNext = "max(x.next, " + afterLast + ")"
 
 func (l *Log) state(ctx context.Context, op string) (s trailState, err error) {
-	rows, err := l.query(ctx, op, "SELECT x.size, x.indexed, "+trailNext+" FROM trail_tree x")
+	rows, err := l.query(ctx, op, "SELECT x.size, x.indexed, "+trailNext+" FROM trail_tree x LIMIT 1")
 	if err != nil {
 		return s, err
 	}
@@ -39,7 +39,8 @@ func (l *Log) state(ctx context.Context, op string) (s trailState, err error) {
 }
 
 // The tree's row and the tiles come by one statement, which reads as of one moment.
-const readTree = "SELECT x.size, " + trailNext + `, x.checkpoint, t.id, t.data FROM trail_tree x
+// More than a tile can have is somebody's attempt on our memory.
+const readTree = "SELECT x.size, " + trailNext + `, substr(x.checkpoint, 1, 65536), t.id, substr(t.data, 1, 8192) FROM (SELECT * FROM trail_tree LIMIT 1) x
 	LEFT JOIN trail_tiles t ON t.id IN (SELECT value FROM json_each(?))`
 
 // Tree implements audit.Store.
@@ -90,7 +91,7 @@ func (l *Log) Tree(ctx context.Context, tiles ...audit.TileID) (audit.Tree, erro
 	}
 	// Somebody removed the row, which is how the loss of the whole log looks. What is left is for Verify to see.
 	var next int64
-	err = l.db.QueryRowContext(ctx, "SELECT ifnull(max(number) + 1, 0) FROM trail_entries").Scan(&next)
+	err = l.db.QueryRowContext(ctx, "SELECT "+afterLast).Scan(&next)
 	tree.Next = uint64(max(next, 0))
 	return tree, failed(op, err)
 }
@@ -107,7 +108,7 @@ var errNoTile = errors.New("sqlite: advance the trail: not a tile")
 
 const (
 	// The size is compared by the statement that changes it, which is the first.
-	advanceTree = `UPDATE trail_tree SET size = ?2, checkpoint = ?3, next = max(next, ?2, ifnull((SELECT max(number) + 1 FROM trail_entries), 0))
+	advanceTree = `UPDATE trail_tree SET size = ?2, checkpoint = ?3, next = max(next, ?2, ` + afterLast + `)
 		WHERE size = ?1`
 	writeTile = "INSERT INTO trail_tiles (id, data) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET data = excluded.data"
 	dropTile  = "DELETE FROM trail_tiles WHERE id = ?"

@@ -56,8 +56,16 @@ func (c *Circulation) CheckSchema(ctx context.Context) error {
 	case v < schemaVersion:
 		return &olderSchemaError{v}
 	}
-	return nil
+	var others int
+	err := c.db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema WHERE tbl_name LIKE 'trail!_%' ESCAPE '!' AND type NOT IN ('table', 'index')`).Scan(&others)
+	if err == nil && others > 0 {
+		return ErrTrailTriggers
+	}
+	return failed("check schema", err)
 }
+
+// ErrTrailTriggers means that somebody has put triggers on the tables of the audit trail, or views in their place: they could keep entries out.
+var ErrTrailTriggers = errors.New("sqlite: there are triggers on the tables of the audit trail, or views in their place, which are not carrel's: look at them and drop them")
 
 // A record's number begins with its kind, so that a kind is one range of every table and a page one
 // sequential read. Loans begin at 0, because most records are loans and small numbers take less room.
