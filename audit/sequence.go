@@ -102,7 +102,10 @@ func (s *sequencer) stop() {
 }
 
 const (
-	sequencePage = 2048
+	growPause    = time.Millisecond // between two pages, while somebody records
+	sequencePage = 2048             // entries that are read at a time
+	growPage     = 256              // the same beside people who record
+	growAtOnce   = 32768            // entries that become leaves in one transaction
 
 	// gap begins the leaf of a number that had no entry when it was signed.
 	gap    = 0xfe
@@ -272,28 +275,40 @@ func (t *Trail) grow(ctx context.Context, wanted map[tlog.Hash]uint64) (more boo
 	if err != nil || next <= s.edge.size {
 		return false, err
 	}
-	page, err := t.store.Entries(ctx, Query{From: s.edge.size, To: next, Limit: sequencePage})
-	if err != nil || len(page.Entries) == 0 {
-		return false, err
-	}
 	f := s.edge.clone()
 	a := Advance{From: f.size}
+	full := func(tile Tile) { a.Tiles = append(a.Tiles, tile) }
 	var leaf []byte
-	for _, e := range page.Entries {
-		if e.Number < f.size || e.Number-f.size > maxGap {
-			return false, fmt.Errorf("%w: entry %d is missing", ErrTampered, f.size)
+	for q := (Query{From: f.size, To: next, Limit: growPage}); f.size-a.From < growAtOnce; {
+		page, err := t.store.Entries(ctx, q)
+		if err != nil {
+			return false, err
 		}
-		for f.size < e.Number { // somebody removed it before it was signed: its place says so, and the others are signed
-			t.log.Error("carrel: an entry of the audit trail is missing", "number", f.size)
-			f.add(tlog.RecordHash(binary.BigEndian.AppendUint64([]byte{gap}, f.size)), func(full Tile) { a.Tiles = append(a.Tiles, full) })
+		for _, e := range page.Entries {
+			if e.Number < f.size || e.Number-f.size > maxGap {
+				return false, fmt.Errorf("%w: entry %d is missing", ErrTampered, f.size)
+			}
+			for f.size < e.Number { // somebody removed it before it was signed: its place says so, and the others are signed
+				t.log.Error("carrel: an entry of the audit trail is missing", "number", f.size)
+				f.add(tlog.RecordHash(binary.BigEndian.AppendUint64([]byte{gap}, f.size)), full)
+			}
+			var h tlog.Hash
+			var ours bool
+			if h, leaf, ours = leafHash(t.key, leaf, e.Body); !ours {
+				t.log.Error("carrel: an entry of the audit trail is damaged or forged", "number", e.Number)
+			}
+			delete(wanted, h)
+			f.add(h, full)
 		}
-		var h tlog.Hash
-		var ours bool
-		if h, leaf, ours = leafHash(t.key, leaf, e.Body); !ours {
-			t.log.Error("carrel: an entry of the audit trail is damaged or forged", "number", e.Number)
+		if q.Cursor = page.Cursor; q.Cursor == "" {
+			break
 		}
-		delete(wanted, h)
-		f.add(h, func(full Tile) { a.Tiles = append(a.Tiles, full) })
+		if t.group.busy() { // who records comes first
+			time.Sleep(growPause)
+		}
+	}
+	if f.size == a.From {
+		return false, nil
 	}
 	root, err := f.root()
 	if err != nil {

@@ -245,6 +245,13 @@ func (g *group) run(t *Trail) {
 	}
 }
 
+// busy reports whether somebody is being written.
+func (g *group) busy() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.writing
+}
+
 // close lets nobody in any more and waits for those who are.
 func (g *group) close(ctx context.Context) error {
 	g.mu.Lock()

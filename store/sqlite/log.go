@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"sync"
+	"sync/atomic"
 
 	"github.com/carrel-project/carrel/audit"
 )
@@ -15,6 +16,9 @@ type Log struct {
 
 	// Who writes waits here for the others of this process. SQLite would let it sleep for milliseconds at a time.
 	turn chan struct{}
+
+	appended      atomic.Int64 // since the last checkpoint of the write-ahead log
+	checkpointing atomic.Bool
 
 	mu    sync.Mutex
 	stmts map[string]*sql.Stmt // on a *sql.DB

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/carrel-project/carrel/audit"
 )
@@ -50,7 +51,30 @@ func (l *Log) Append(ctx context.Context, entries []audit.Entry) error {
 		}
 		return nil
 	}
-	return l.write(ctx, opAppend, append([]string{appendEntry, appendMany}, indexing...), func(t *tx) error { return t.appendEntries(entries) })
+	err := l.write(ctx, opAppend, append([]string{appendEntry, appendMany}, indexing...), func(t *tx) error { return t.appendEntries(entries) })
+	if err == nil {
+		l.checkpoint(len(entries))
+	}
+	return err
+}
+
+// checkpointEvery is how many entries are appended together before what is in the write-ahead log is brought into the database beside them. Left to itself, SQLite does so
+// in the commit that makes the log too long, and everybody waits for ten milliseconds and more.
+const checkpointEvery = 2048
+
+func (l *Log) checkpoint(n int) {
+	db, ok := l.db.(*sql.DB)
+	if !ok || l.appended.Add(int64(n)) < checkpointEvery || !l.checkpointing.CompareAndSwap(false, true) {
+		return
+	}
+	l.appended.Store(0)
+	go func() {
+		defer l.checkpointing.Store(false)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		var busy, frames, done int
+		_ = db.QueryRowContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)").Scan(&busy, &frames, &done) // if not, the next one does
+	}()
 }
 
 // repeated returns nil for an entry that was not inserted because it is there already. Otherwise the table of the tree is damaged, or a trigger keeps entries
