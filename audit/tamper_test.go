@@ -162,7 +162,6 @@ type yard struct {
 	key      *crypto.TrailKey
 	verifier note.Verifier
 	anchored [][]byte
-	anchor   *audit.FileAnchor
 	path     string
 }
 

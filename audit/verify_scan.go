@@ -66,7 +66,6 @@ type part struct {
 	bodies  uint64
 	end     uint64
 	events  []vouched
-	lost    uint64 // entries up to here are anchored and not there; 0: none
 	found   []Finding
 	pending []pendingHash
 	marks   []uint64

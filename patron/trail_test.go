@@ -173,12 +173,12 @@ func TestNothingIsRevealedWithoutATrail(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLibrary(t, c.limit, nil)
-			revealed, errs := l.reveals(t, 0)
+			revealed, _ := l.reveals(t, 0)
 			require.Equal(t, allReveals, revealed)
 			before := l.recorded(t)
 			c.spoil(t, l)
 			began := time.Now()
-			revealed, errs = l.reveals(t, 1)
+			revealed, errs := l.reveals(t, 1)
 			require.Zero(t, revealed)
 			for _, err := range errs {
 				require.ErrorIs(t, err, patron.ErrNotRecorded)

@@ -12,7 +12,6 @@ import (
 // A trailState is the one row of the table of the tree, and the number that comes next.
 type trailState struct {
 	size, indexed, next int64
-	checkpoint          []byte
 }
 
 const trailNext = "max(x.next, " + afterLast + ")"
