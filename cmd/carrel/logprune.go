@@ -20,7 +20,7 @@ import (
 
 func newLogPrune() *cobra.Command {
 	var u upkeepFlags
-	var keep []string
+	var keep, known []string
 	var dry, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "prune --db DSN --keep CLASS=PERIOD … --actor A",
@@ -28,8 +28,9 @@ func newLogPrune() *cobra.Command {
 		Long: `Removes the content of entries that are older than the period of their class; a class that is not named
 is kept. The hash of each stays, so that the trail can still be verified, until everything before it is
 gone, too. What was removed, and who did it, is recorded in the trail itself. Entries about patrons under
-a legal hold stay; under a hold on the trail (carrel log hold) nothing goes. It can be interrupted and run
-again; once a week is often enough.
+a legal hold stay; under a hold on the trail (carrel log hold) nothing goes, nor when carrel log verify
+finds something: that is evidence, and is looked into before --known names it. It can be interrupted and
+run again; once a week is often enough.
 
 Classes: views, changes, exports, logins, jobs, reports, erasures. Periods: P90D, P26W, P18M, P2Y.`,
 		Example: `  carrel log prune --db library.db --keep views=P1Y --keep logins=P6M --actor dpo --dry-run
@@ -37,6 +38,9 @@ Classes: views, changes, exports, logins, jobs, reports, erasures. Periods: P90D
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := parseRetention(keep, time.Now())
+			if err == nil {
+				r.Known, err = parseKnown("log prune", known)
+			}
 			if err != nil {
 				return err
 			}
@@ -71,6 +75,7 @@ Classes: views, changes, exports, logins, jobs, reports, erasures. Periods: P90D
 	}
 	u.register(cmd, "reference under which the periods were decided")
 	cmd.Flags().StringArrayVar(&keep, "keep", nil, "how long to keep a class, as in views=P1Y; may be repeated")
+	cmd.Flags().StringArrayVar(&known, "known", nil, "a finding that was looked into, as FROM-TO; may be repeated")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would go and remove nothing")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

@@ -51,7 +51,7 @@ the first entry after it), says that you know of it.`,
 			if err := needed(cmd, "db"); err != nil {
 				return err
 			}
-			known, err := parseKnown(knownRanges)
+			known, err := parseKnown("log verify", knownRanges)
 			if err != nil {
 				return err
 			}
@@ -90,11 +90,11 @@ the first entry after it), says that you know of it.`,
 var rangeForm = regexp.MustCompile(`^(\d{1,18})-(\d{1,18})$`)
 
 // parseKnown reads --known.
-func parseKnown(list []string) (known []audit.Range, err error) {
+func parseKnown(command string, list []string) (known []audit.Range, err error) {
 	for _, one := range list {
 		m := rangeForm.FindStringSubmatch(one)
 		if m == nil {
-			return nil, fmt.Errorf("log verify: --known %s: want FROM-TO as log verify prints them, as in 67-70", oneLine(one))
+			return nil, fmt.Errorf("%s: --known %s: want FROM-TO as log verify prints them, as in 67-70", command, oneLine(one))
 		}
 		from, _ := strconv.ParseUint(m[1], 10, 64) // 18 digits fit
 		to, _ := strconv.ParseUint(m[2], 10, 64)
