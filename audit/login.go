@@ -15,7 +15,7 @@ type Login struct {
 	Staff   string         // reference of the member of staff; empty when it is a patron, or an account that there is not
 	Patron  crypto.Subject // empty when it is not a patron
 	Role    string
-	Result  Result
+	Result  Result // Success, Restricted or Wrong; anything else is refused, as an Outcome that there is not
 	Why     string // of one that failed, as a word: wrong-password, expired …; empty: no more is to be said than that
 	Channel Channel
 
