@@ -32,9 +32,11 @@ type spool struct {
 	head  string // of a file of ours
 	key   *crypto.TrailKey
 
-	mu   sync.Mutex  // writing and counting
-	some atomic.Bool // there may be files
-	busy sync.Mutex  // draining
+	mu      sync.Mutex // writing and counting
+	size    int64      // of the files, as they were counted, and of those that this process has written since
+	counted time.Time
+	some    atomic.Bool // there may be files
+	busy    sync.Mutex  // draining
 }
 
 const (
@@ -44,6 +46,9 @@ const (
 )
 
 var otherHead = regexp.MustCompile("^" + spoolMagic + "[0-9a-f]{32}\n")
+
+// countEvery is how long what was counted of the spool is good.
+const countEvery = 10 * time.Second
 
 var errSpoolFull = errors.New("audit: the spool is full")
 
@@ -94,13 +99,19 @@ func (s *spool) put(entries []Entry) error {
 		data = binary.BigEndian.AppendUint32(data, uint32(len(e.Body)))
 		data = append(data, e.Body...)
 	}
-	_, size, err := s.files()
-	if err != nil {
-		return err
+	// Counting anew for each would take the longer the more there are; but nobody is refused before it was counted what the others have left.
+	n := int64(len(data))
+	if time.Since(s.counted) > countEvery || s.size+n > s.limit {
+		_, size, err := s.files()
+		if err != nil {
+			return err
+		}
+		s.size, s.counted = size, time.Now()
 	}
-	if size+int64(len(data)) > s.limit {
+	if s.size+n > s.limit {
 		return errSpoolFull
 	}
+	s.size += n
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fileError("spool", s.dir, err)
 	}
@@ -111,7 +122,7 @@ func (s *spool) put(entries []Entry) error {
 		os.Remove(name + spoolHalf)
 		return fileError("spool", s.dir, err)
 	}
-	err = os.Rename(name+spoolHalf, name+spoolSuffix)
+	err := os.Rename(name+spoolHalf, name+spoolSuffix)
 	if err == nil {
 		s.some.Store(true) // whatever becomes of the rest
 		err = syncDir(s.dir)
