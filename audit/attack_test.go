@@ -279,6 +279,8 @@ func TestStoreReplacedUnderTheProcess(t *testing.T) {
 	require.NoError(t, y.Record(t.Context(), view("p1", now.Add(time.Minute), "names"))) // the look that schedules the sequencer
 	_, err = y.Sequence(t.Context())
 	require.Error(t, err)
+	_, err = y.Sequence(t.Context())
+	require.Error(t, err, "nor the next time")
 	require.NoError(t, y.Record(t.Context(), view("p1", now.Add(2*time.Minute), "names")))
 	tree, err := y.rows.Tree(t.Context())
 	require.NoError(t, err)
@@ -296,6 +298,8 @@ func TestSpoolOfAnotherInstallation(t *testing.T) {
 	second, err := audit.New(t.Context(), audit.Config{Store: b.log, Keys: b.keys, Anchors: []audit.Anchor{b.anchor}, Spool: spool, Interval: time.Hour})
 	require.NoError(t, err)
 	require.NoError(t, second.Record(t.Context(), denied(audit.View, "p1", time.Now())))
+	_, err = second.Prune(t.Context(), views(ago(1)), pruner) // it is not held up by what is not its own
+	require.NoError(t, err)
 	require.NoError(t, second.Close(t.Context()))
 	store.refuse = nil
 	require.NoError(t, first.Close(t.Context()))
@@ -380,5 +384,26 @@ func TestTornAnchorsAreNoFinding(t *testing.T) {
 		v, err := audit.Verify(t.Context(), audit.VerifyConfig{Store: d.log, Verifier: verifier, Key: key, Anchored: [][][]byte{list}})
 		require.NoError(t, err)
 		require.True(t, v.OK(), "%d bytes, %q: %v", n, checkpoint[:n], v.Findings)
+	}
+}
+
+// Nor is a history that goes on from elsewhere, signed with the same keyring, taken for one's own: not at the second try either.
+func TestAnotherHistoryIsNotTakenOver(t *testing.T) {
+	y := newYard(t)
+	y.looks(t, 10, time.Now())
+	backup := y.rows.clone()
+	y.looks(t, 5, time.Now())
+	y.rows.mu.Lock()
+	y.rows.entries, y.rows.size, y.rows.checkpoint, y.rows.tiles = backup.entries, backup.size, backup.checkpoint, backup.tiles
+	y.rows.mu.Unlock()
+	other := y.on(t, y.rows, "")
+	for range 20 {
+		require.NoError(t, other.Record(t.Context(), denied(audit.View, "p1", time.Now())))
+	}
+	_, err := other.Sequence(t.Context())
+	require.NoError(t, err)
+	for range 3 {
+		_, err = y.Sequence(t.Context())
+		require.ErrorIs(t, err, audit.ErrTampered)
 	}
 }

@@ -3,9 +3,7 @@ package audit
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -42,23 +40,13 @@ func VerifierKey(ctx context.Context, keys *crypto.Keyring) (string, error) {
 	return note.NewEd25519VerifierKey(Origin(keys), key.Public())
 }
 
-// A signer signs checkpoints. It implements note.Signer, without the secret key in a field or text.
+// A signer signs checkpoints. It implements note.Signer, without the secret key in a field or text; name and hash of the key are the verifier's.
 type signer struct {
-	name string
-	hash uint32
-	key  *crypto.TrailKey
+	note.Verifier
+	key *crypto.TrailKey
 }
 
-func newSigner(keys *crypto.Keyring, key *crypto.TrailKey) *signer {
-	const ed25519 = 1 // signature type
-	name := Origin(keys)
-	sum := sha256.Sum256(append([]byte(name+"\n"), append([]byte{ed25519}, key.Public()...)...))
-	return &signer{name, binary.BigEndian.Uint32(sum[:]), key}
-}
-
-func (s *signer) Name() string                    { return s.name }
-func (s *signer) KeyHash() uint32                 { return s.hash }
-func (s *signer) Sign(msg []byte) ([]byte, error) { return s.key.Sign(msg), nil }
+func (s signer) Sign(msg []byte) ([]byte, error) { return s.key.Sign(msg), nil }
 
 // formatCheckpoint writes the text of a checkpoint: https://c2sp.org/tlog-checkpoint.
 func formatCheckpoint(origin string, tree tlog.Tree) string {
@@ -109,10 +97,10 @@ func (a *FileAnchor) Put(ctx context.Context, checkpoint []byte) error {
 	if bytes.Equal(a.last, checkpoint) {
 		return nil
 	}
-	if info, err := os.Stat(a.path); err == nil && !info.Mode().IsRegular() {
+	info, err := os.Stat(a.path)
+	if err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("audit: anchor %s is no regular file", a.path)
 	}
-	_, err := os.Stat(a.path)
 	created := errors.Is(err, os.ErrNotExist)
 	f, err := os.OpenFile(a.path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {

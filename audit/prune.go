@@ -261,10 +261,10 @@ func (t *Trail) upkeep(ctx context.Context) (u upkeep, err error) {
 	err = t.each(ctx, Query{}, func(number uint64, o *opened) error {
 		switch e := o.event; {
 		case e.Action == Prune:
-			if number >= uint64(e.Collapsed) && (len(e.Ranges) == 0 || e.Ranges[len(e.Ranges)-1].To <= number) {
+			if number >= e.Collapsed && (len(e.Ranges) == 0 || e.Ranges[len(e.Ranges)-1].To <= number) {
 				u.prunes = append(u.prunes, e)
+				u.collapsed = max(u.collapsed, e.Collapsed)
 			}
-			u.collapsed = max(u.collapsed, e.Collapsed)
 		case e.Action == Restore:
 			u.restores = append(u.restores, e.Ranges...)
 		case e.Kind == TrailItself && e.Outcome == Done && (e.Action == Hold || e.Action == Release):
@@ -429,10 +429,6 @@ func (t *Trail) inTree(hashes tlog.HashReader, entries []Entry) (good []Entry, e
 
 // expired returns the numbers of what has expired, and how many more have but are held.
 func (t *Trail) expired(ctx context.Context, r Retention) (numbers map[Class][]uint64, held int, err error) {
-	tree, err := t.store.Tree(ctx)
-	if err != nil || tree.Size == 0 {
-		return nil, 0, err
-	}
 	now := t.now()
 	heldTags := t.heldTags(r.Held)
 	numbers = map[Class][]uint64{}
@@ -450,7 +446,7 @@ func (t *Trail) expired(ctx context.Context, r Retention) (numbers map[Class][]u
 				of = append(of, a)
 			}
 		}
-		err := t.each(ctx, Query{Actions: of, Until: before, To: tree.Size}, func(number uint64, o *opened) error {
+		err := t.each(ctx, Query{Actions: of, Until: before}, func(number uint64, o *opened) error {
 			if o.event.class() != class || !o.event.Time.Before(before) {
 				return nil
 			}
@@ -511,10 +507,7 @@ func (t *Trail) collapsible(ctx context.Context, past upkeep) (n uint64, left in
 	if n <= past.collapsed {
 		return 0, 0, nil
 	}
-	if n, left, err = t.leftOver(ctx, past, n); err != nil {
-		return 0, 0, err
-	}
-	return n, left, nil
+	return t.leftOver(ctx, past, n)
 }
 
 // leftOver goes on from where the collapsed prefix ends for as long as what is missing was pruned and what is there is the trail's own. What was deleted stays

@@ -124,8 +124,7 @@ func (t *Trail) Sequence(ctx context.Context) (checkpoint []byte, err error) {
 	wanted := t.group.acknowledged()
 	for conflicts := 0; ; {
 		more, err := t.grow(ctx, wanted)
-		if errors.Is(err, ErrConflict) && ctx.Err() == nil {
-			s.edge = nil
+		if errors.Is(err, ErrConflict) && ctx.Err() == nil { // load sees how far the other one is
 			if conflicts++; conflicts > maxConflicts {
 				err = ErrTampered // nobody is as fast as that
 			} else {
@@ -134,7 +133,6 @@ func (t *Trail) Sequence(ctx context.Context) (checkpoint []byte, err error) {
 		}
 		if err != nil {
 			t.group.acknowledge(wanted)
-			s.edge = nil
 			return nil, err
 		}
 		if !more {
@@ -262,10 +260,19 @@ func (t *Trail) continues(ctx context.Context, was *frontier, signed []byte, now
 	if err != nil {
 		return err
 	}
-	if root != old.Hash {
-		return fmt.Errorf("%w: it does not go on from where it was", ErrTampered)
+	if root == old.Hash {
+		return nil
 	}
-	return nil
+	lost, err := t.declared(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range lost { // it was restored, and has grown since
+		if l.From < was.size && was.size <= l.To {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: it does not go on from where it was", ErrTampered)
 }
 
 // grow takes in one page of entries.

@@ -233,7 +233,7 @@ func (t *Trail) empty(ctx context.Context) {
 		t.log.Error("carrel: the audit spool cannot be read", "error", err)
 		return
 	}
-	moved := 0
+	moved, others := 0, map[string]bool{} // of other installations
 	for _, name := range names {
 		if ctx.Err() != nil {
 			return
@@ -245,6 +245,7 @@ func (t *Trail) empty(ctx context.Context) {
 			continue
 		case errors.Is(err, errOther):
 			t.log.Error("carrel: a file in the audit spool belongs to another installation; give each a directory of its own", "file", name)
+			others[name] = true
 			continue
 		case errors.Is(err, errForged):
 			t.log.Error("carrel: a file in the audit spool is damaged or forged, and was put aside", "file", name)
@@ -272,7 +273,7 @@ func (t *Trail) empty(ctx context.Context) {
 	}
 	s.mu.Lock()
 	if names, _, err := s.files(); err == nil {
-		s.some.Store(len(names) > 0)
+		s.some.Store(slices.ContainsFunc(names, func(name string) bool { return !others[name] }))
 	}
 	s.mu.Unlock()
 	if moved > 0 {

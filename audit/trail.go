@@ -84,7 +84,7 @@ func New(ctx context.Context, cfg Config) (*Trail, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Trail{store: cfg.Store, keys: cfg.Keys, key: key, signer: newSigner(cfg.Keys, key), verifier: verifier, anchors: cfg.Anchors,
+	t := &Trail{store: cfg.Store, keys: cfg.Keys, key: key, signer: signer{verifier, key}, verifier: verifier, anchors: cfg.Anchors,
 		interval: cmp.Or(cfg.Interval, 10*time.Second), patience: storePatience, log: cfg.Logger, now: cfg.Now}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)

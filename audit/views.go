@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -122,22 +123,13 @@ next:
 			continue
 		}
 		for _, s := range e.Segments {
-			if !contains(f.segments, s) {
+			if !slices.Contains(f.segments, s) {
 				continue next
 			}
 		}
 		return f
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // land ends a flight; what it recorded is covered from now on.
