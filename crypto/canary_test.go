@@ -244,8 +244,13 @@ func TestKeysDoNotPrint(t *testing.T) {
 	require.NoError(t, err)
 	c := k.state.Load().content
 	secrets := map[string][]byte{
-		"epoch": c.Epochs[0].Key, "index": c.Indexes[0].Key, "pseudonym": c.Pseudonyms[0].Key, "ledger": c.Ledger.Key,
+		"epoch": c.Epochs[0].Key, "index": c.Indexes[0].Key, "pseudonym": c.Pseudonyms[0].Key, "ledger": c.Ledger.Key, "trail": c.Trail,
 	}
+	trail, err := k.TrailKey(t.Context())
+	require.NoError(t, err)
+	trail.MAC([]byte("so that a keyed hash is in the pool"))
+	secrets["checkpoint"] = trail.signing().Seed()
+	require.Empty(t, hits(trail, string(trail.signing())), "the whole private key")
 	line, err := os.ReadFile(filepath.Join(filepath.Dir(h.path), "kek"))
 	require.NoError(t, err)
 	secrets["KEK"], err = parseKEK(string(line))
@@ -255,6 +260,7 @@ func TestKeysDoNotPrint(t *testing.T) {
 		require.Empty(t, hits(k.Indexes(), string(s)), name)
 		require.Empty(t, hits(p, string(s)), name)
 		require.Empty(t, hits(h.kek, string(s)), name)
+		require.Empty(t, hits(trail, string(s)), name)
 		require.Empty(t, hits(Config{KEK: h.kek}, string(s)), name)
 	}
 	require.NotEmpty(t, hits(c.Indexes, string(secrets["index"])), "the test sees keys")

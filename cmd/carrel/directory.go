@@ -99,11 +99,7 @@ func (p *patronFlags) open(cmd *cobra.Command, do func(*openedPatrons) error) er
 		return err
 	}
 	return withDatabase(cmd.Context(), p.dsn, readWrite, func(d *database) error {
-		f, err := findKeys(p.keys, p.dsn)
-		if err != nil {
-			return err
-		}
-		k, err := f.open(cmd.Context(), sqlite.NewKeys(d.db))
+		k, err := d.openKeys(cmd.Context(), p.keys)
 		if err != nil {
 			return err
 		}

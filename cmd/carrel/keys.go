@@ -350,11 +350,7 @@ database meanwhile. With --index it draws a new key for an index instead and rew
 				return err
 			}
 			return withDatabase(cmd.Context(), dsn, readWrite, func(d *database) error {
-				f, err := findKeys(in.keys, dsn)
-				if err != nil {
-					return err
-				}
-				k, err := f.open(cmd.Context(), sqlite.NewKeys(d.db))
+				k, err := d.openKeys(cmd.Context(), in.keys)
 				if err != nil {
 					return err
 				}

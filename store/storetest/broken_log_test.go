@@ -2,9 +2,7 @@ package storetest_test
 
 import (
 	"context"
-	"maps"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -58,36 +56,11 @@ const brokenLogEnv = "CARREL_STORETEST_BROKEN_LOG"
 
 // TestBrokenLogs is TestBroken for this suite.
 func TestBrokenLogs(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	failure := strings.NewReplacer("--- FAIL: TestBrokenLogChild/", "")
+	caught := map[string][]string{}
 	for name, b := range brokenLogs() {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestBrokenLogChild$", "-test.v", "-test.timeout=60s")
-			cmd.Env = append(os.Environ(), brokenLogEnv+"="+name)
-			out, err := cmd.CombinedOutput()
-			if err == nil {
-				t.Fatal("the suite found nothing")
-			}
-			failed := make(map[string]bool)
-			for line := range strings.Lines(string(out)) {
-				line = strings.TrimSpace(line)
-				if rest := failure.Replace(line); rest != line {
-					name, _, _ := strings.Cut(rest, " ")
-					failed[name] = true
-				}
-			}
-			for _, c := range b.caught {
-				if !failed[c] {
-					t.Errorf("%s did not fail; these did: %q", c, slices.Sorted(maps.Keys(failed)))
-				}
-			}
-			t.Logf("caught by %q", slices.Sorted(maps.Keys(failed)))
-		})
+		caught[name] = b.caught
 	}
+	catches(t, "TestBrokenLogChild", brokenLogEnv, caught)
 }
 
 // TestBrokenLogChild is the suite on one broken store.

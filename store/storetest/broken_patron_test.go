@@ -5,9 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -98,36 +96,11 @@ const brokenPatronEnv = "CARREL_STORETEST_BROKEN_PATRON"
 
 // TestBrokenPatrons is TestBroken for these suites.
 func TestBrokenPatrons(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	failure := strings.NewReplacer("--- FAIL: TestBrokenPatronChild/", "")
+	caught := map[string][]string{}
 	for name, b := range brokenPatronStores() {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestBrokenPatronChild$", "-test.v", "-test.timeout=60s")
-			cmd.Env = append(os.Environ(), brokenPatronEnv+"="+name)
-			out, err := cmd.CombinedOutput()
-			if err == nil {
-				t.Fatal("the suite found nothing")
-			}
-			failed := make(map[string]bool)
-			for line := range strings.Lines(string(out)) {
-				line = strings.TrimSpace(line)
-				if rest := failure.Replace(line); rest != line {
-					name, _, _ := strings.Cut(rest, " ")
-					failed[name] = true
-				}
-			}
-			for _, c := range b.caught {
-				if !failed[c] {
-					t.Errorf("%s did not fail; these did: %q", c, slices.Sorted(maps.Keys(failed)))
-				}
-			}
-			t.Logf("caught by %q", slices.Sorted(maps.Keys(failed)))
-		})
+		caught[name] = b.caught
 	}
+	catches(t, "TestBrokenPatronChild", brokenPatronEnv, caught)
 }
 
 // TestBrokenPatronChild is a suite on one broken store.

@@ -89,15 +89,26 @@ const brokenEnv = "CARREL_STORETEST_BROKEN"
 // TestBroken runs the suite on every broken store in a process of its own, because what it proves is
 // that tests fail.
 func TestBroken(t *testing.T) {
+	caught := map[string][]string{}
+	for name, b := range brokenStores() {
+		caught[name] = b.caught
+	}
+	catches(t, "TestBrokenChild", brokenEnv, caught)
+}
+
+// catches runs the test named child for every broken store, in a process of its own that learns from a variable of the environment which it is, and wants the cases to fail that
+// are there to catch it.
+func catches(t *testing.T, child, variable string, caught map[string][]string) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, b := range brokenStores() {
+	failure := regexp.MustCompile(`(?m)^ *--- FAIL: ` + child + `/(\S+)`)
+	for name, cases := range caught {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestBrokenChild$", "-test.v", "-test.timeout=60s")
-			cmd.Env = append(os.Environ(), brokenEnv+"="+name)
+			cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+child+"$", "-test.v", "-test.timeout=60s")
+			cmd.Env = append(os.Environ(), variable+"="+name)
 			out, err := cmd.CombinedOutput()
 			if err == nil {
 				t.Fatal("the suite found nothing")
@@ -106,7 +117,7 @@ func TestBroken(t *testing.T) {
 			for _, m := range failure.FindAllStringSubmatch(string(out), -1) {
 				failed[m[1]] = true
 			}
-			for _, c := range b.caught {
+			for _, c := range cases {
 				if !failed[c] {
 					t.Errorf("%s did not fail; these did: %q", c, slices.Sorted(maps.Keys(failed)))
 				}
@@ -115,8 +126,6 @@ func TestBroken(t *testing.T) {
 		})
 	}
 }
-
-var failure = regexp.MustCompile(`(?m)^ *--- FAIL: TestBrokenChild/(\S+)`)
 
 func topLevel(names map[string]bool) (top []string) {
 	for n := range names {
