@@ -119,3 +119,14 @@ func TestVerifyNamesItsAnchors(t *testing.T) {
 	require.NoError(t, os.Remove(empty+".anchor"))
 	assert.NotEqual(t, exitGood, carrel(t, "log", "verify", "--db", empty).code)
 }
+
+// Looking at holds begins no anchor where there is none.
+func TestLogHoldListLeavesNoAnchor(t *testing.T) {
+	db := newDB(t)
+	anchor := filepath.Join(t.TempDir(), "anchor")
+	good(t, carrel(t, "import", "--db", db, "--anchor", anchor, "--patrons", file(t, "p.csv", patronsCSV)))
+	good(t, carrel(t, "log", "hold", "add", "--db", db, "--anchor", anchor, "--ref", "case", "--actor", "counsel"))
+	assert.Equal(t, "case\n", good(t, carrel(t, "log", "hold", "list", "--db", db, "--anchor", anchor)))
+	refused(t, carrel(t, "log", "hold", "list", "--db", db), "is the share mounted?")
+	assert.NoFileExists(t, db+".anchor")
+}

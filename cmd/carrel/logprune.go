@@ -260,6 +260,7 @@ func newLogHoldChange(name, short, said string, action audit.Action) *cobra.Comm
 
 func newLogHoldList() *cobra.Command {
 	var dsn, keys string
+	var anchors []string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:     "list --db DSN",
@@ -270,38 +271,39 @@ func newLogHoldList() *cobra.Command {
 			if err := needed(cmd, "db"); err != nil {
 				return err
 			}
-			return withDatabase(cmd.Context(), dsn, readOnly, func(d *database) error {
+			var holds []string
+			err := withDatabase(cmd.Context(), dsn, readWrite, func(d *database) error { // the newest hold may have no checkpoint yet
 				k, err := d.openKeys(cmd.Context(), keys)
 				if err != nil {
 					return err
 				}
-				t, err := d.trailIn(cmd.Context(), d.db, k, nil) // only read
-				if err != nil {
-					return placed(cmd, err)
-				}
-				holds, err := t.Holds(cmd.Context())
-				if err != nil {
-					return placed(cmd, trailProblem(err))
-				}
-				if asJSON {
-					return printJSON(cmd, struct {
-						Holds []string `json:"holds"`
-					}{append([]string{}, holds...)})
-				}
-				if len(holds) == 0 {
-					holds = []string{"no legal holds on the trail"}
-				}
-				for _, ref := range holds {
-					if _, err := fmt.Fprintln(cmd.OutOrStdout(), oneLine(ref)); err != nil {
-						return err
-					}
-				}
-				return nil
+				return d.withTrail(cmd.Context(), k, anchors, func(t *audit.Trail) (err error) {
+					holds, err = t.Holds(cmd.Context())
+					return trailProblem(err)
+				})
 			})
+			if err != nil {
+				return placed(cmd, err)
+			}
+			if asJSON {
+				return printJSON(cmd, struct {
+					Holds []string `json:"holds"`
+				}{append([]string{}, holds...)})
+			}
+			if len(holds) == 0 {
+				holds = []string{"no legal holds on the trail"}
+			}
+			for _, ref := range holds {
+				if _, err := fmt.Fprintln(cmd.OutOrStdout(), oneLine(ref)); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
 	addKeysFlag(cmd, &keys)
+	addAnchorFlag(cmd, &anchors)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
