@@ -15,6 +15,7 @@ const (
 	labelChain     = "carrel/v1/ledger\x00"
 	labelTag       = "carrel/v1/tag"
 	labelTrail     = "carrel/v1/trail/"
+	labelLockout   = "carrel/v1/lockout"
 )
 
 func appendPart[T string | []byte](b []byte, part T) []byte {

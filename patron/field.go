@@ -9,6 +9,7 @@ import (
 
 	"github.com/carrel-project/carrel/access"
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/internal/fold"
 )
 
 // A Field is one field of a segment.
@@ -155,7 +156,7 @@ func maskPhone(s string) string {
 	return maskLast([]rune(digits), 7)
 }
 
-func maskIdentifier(s string) string { return maskLast([]rune(visible(s)), 8) }
+func maskIdentifier(s string) string { return maskLast([]rune(fold.Visible(s)), 8) }
 
 // maskLast shows the last four of a text that is long enough for that to hide most of it.
 func maskLast(s []rune, least int) string {
@@ -201,7 +202,7 @@ func maskStreet(s string) string {
 }
 
 func maskPostcode(s string) string {
-	r := []rune(visible(s))
+	r := []rune(fold.Visible(s))
 	if len(r) < 5 {
 		return hidden
 	}

@@ -1,0 +1,141 @@
+package lockout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/carrel-project/carrel/audit"
+	"github.com/carrel-project/carrel/crypto"
+)
+
+// ErrReason means that staff gave no reason, or one that is no text.
+var ErrReason = errors.New("lockout: want a reason")
+
+// Unlock forgets the wrong guesses at an account, on all its devices, and lifts a hold. By says who does it: its Actor, Role, Purpose and Channel. The reason goes to the trail: sealed, of a
+// patron; of a member of staff and of a login that leads to no account, as it is. It is recorded first.
+//
+// Errors: [ErrReason], [ErrUnavailable], those of the trail, that of ctx.
+func (g *Guard) Unlock(ctx context.Context, by audit.Event, a Account, reason string) error {
+	return g.hold(ctx, by, audit.Unlock, a, reason, 0)
+}
+
+// Lock puts a hold on an account: no guess is let through, from no device, until so much time has passed or somebody calls [Guard.Unlock]. It is
+// between 3 minutes and 24 hours: whoever shall stay out longer needs a block in the library system. The rest is as in Unlock.
+func (g *Guard) Lock(ctx context.Context, by audit.Event, a Account, reason string, lasts time.Duration) error {
+	if lasts < leastDuration || lasts > mostDuration {
+		return fmt.Errorf("lockout: a hold of %v, want %v to %v", lasts, leastDuration, mostDuration)
+	}
+	return g.hold(ctx, by, audit.Lock, a, reason, lasts)
+}
+
+// UnlockSource forgets the wrong guesses from a source, as when a campus behind one address was locked out.
+func (g *Guard) UnlockSource(ctx context.Context, by audit.Event, source netip.Addr, reason string) error {
+	if !source.IsValid() {
+		return errors.New("lockout: the source is no address")
+	}
+	by.Object, by.Approval = objectSource, reason
+	return g.put(ctx, by, audit.Unlock, g.name(func(k *keyer) Name { return k.source(source) }), reason, 0)
+}
+
+func (g *Guard) hold(ctx context.Context, by audit.Event, action audit.Action, a Account, reason string, lasts time.Duration) error {
+	switch {
+	case a.ID == "":
+		by.Object, by.Approval = objectLogin, reason
+	case a.Staff:
+		by.Object, by.Approval = objectAccount+" "+a.ID, reason
+	default:
+		by.Object, by.Subjects, by.Count = objectAccount, []audit.Subject{{ID: crypto.Subject(a.ID), Note: crypto.NewSecret(reason)}}, 1
+	}
+	return g.put(ctx, by, action, g.name(func(k *keyer) Name { return k.account(a) }), reason, lasts)
+}
+
+func (g *Guard) put(ctx context.Context, by audit.Event, action audit.Action, name Name, reason string, lasts time.Duration) error {
+	if reason == "" {
+		return ErrReason
+	}
+	by.Time, by.Action, by.Outcome = g.clock.wall(), action, audit.Done
+	if err := g.record(ctx, by); err != nil {
+		return err
+	}
+	_, err := reach(ctx, g, func(ctx context.Context, now time.Time) (struct{}, error) {
+		return struct{}{}, g.store.Hold(ctx, now, name, holdUntil(now, lasts))
+	})
+	if g.fallback != nil {
+		now := g.clock.own()
+		err = errors.Join(err, g.fallback.Hold(ctx, now, name, holdUntil(now, lasts)))
+	}
+	return err
+}
+
+func holdUntil(now time.Time, lasts time.Duration) time.Time {
+	if lasts == 0 {
+		return time.Time{}
+	}
+	return now.Add(lasts)
+}
+
+// What an event of a lock is about.
+const (
+	objectAccount = "account" // its own guesses, or by staff; of an account of a member of staff, by another one, with its ID
+	objectLogin   = "login"   // that leads to no account
+	objectDevice  = "device"  // guesses from one of an account's devices or known networks
+	objectDay     = "day"     // those of 24 hours
+	objectSource  = "source"
+)
+
+// crossed records that these slots are locked since now.
+func (g *Guard) crossed(ctx context.Context, r *Reservation, slots uint8) error {
+	ctx = context.WithoutCancel(ctx)
+	var errs []error
+	for i := range r.n {
+		if slots&(1<<i) == 0 {
+			continue
+		}
+		e := audit.Event{Time: g.clock.wall(), Action: audit.Lock, Outcome: audit.Done, Channel: r.channel, Object: objectSource}
+		if key := r.list[i].Key; key.Name() == r.list[0].Key.Name() {
+			e.Object = object(key, r.account)
+			switch {
+			case r.account == "":
+			case r.staff: // as in an audit.Login: whoever it was, it was done as them
+				e.Actor = r.account
+			default:
+				e.Subjects, e.Count = []audit.Subject{{ID: crypto.Subject(r.account)}}, 1
+			}
+		}
+		if err := g.record(ctx, e); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("%w: %w", ErrNotAudited, errors.Join(errs...))
+	}
+	return nil
+}
+
+func object(key Key, account string) string {
+	switch {
+	case key[len(key)-1] == countDaily:
+		return objectDay
+	case key != key.Name().key([5]byte{}, countRecent):
+		return objectDevice
+	case account == "":
+		return objectLogin
+	}
+	return objectAccount
+}
+
+// record writes an event. One about somebody who has been forgotten is about nobody.
+func (g *Guard) record(ctx context.Context, e audit.Event) error {
+	if g.cfg.Audit == nil {
+		return nil
+	}
+	err := g.cfg.Audit.Record(ctx, e)
+	if len(e.Subjects) > 0 && (errors.Is(err, crypto.ErrNoKey) || errors.Is(err, crypto.ErrShredded)) {
+		e.Subjects, e.Count = nil, 0
+		err = g.cfg.Audit.Record(ctx, e)
+	}
+	return err
+}
