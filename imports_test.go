@@ -80,9 +80,11 @@ var (
 		"github.com/schollz/progressbar/v3",
 		"github.com/spf13/cobra",
 		"github.com/nyaruka/phonenumbers",
+		"github.com/redis/go-redis/v9",
 		"github.com/spf13/pflag",
 		"github.com/tink-crypto/tink-go/v2",
 		"go.yaml.in/yaml/v3",
+		"golang.org/x/crypto", // Argon2id in examples/pin
 		"golang.org/x/mod",
 		"golang.org/x/sync",
 		"golang.org/x/term",

@@ -51,7 +51,10 @@ func New(store Store, cfg Config) (*Guard, error) {
 	default:
 		g.cfg.Key = drawKey()
 	}
-	g.keys = newKeys(g.cfg.Key)
+	var err error
+	if g.keys, err = newKeys(g.cfg.Key); err != nil {
+		return nil, err
+	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}

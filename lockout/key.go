@@ -1,9 +1,11 @@
 package lockout
 
 import (
+	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"hash"
 	"net/netip"
 	"sync"
@@ -32,43 +34,61 @@ type keyer struct {
 	sum [sha256.Size]byte
 }
 
-func newKeys(secret crypto.Secret) *keys {
-	key := []byte(secret.Reveal())
-	return &keys{sync.Pool{New: func() any { return &keyer{h: hmac.New(sha256.New, key)} }}}
+func newKeys(secret crypto.Secret) (*keys, error) {
+	key, err := hkdf.Key(sha256.New, []byte(secret.Reveal()), nil, "carrel/v1/lockout/names", minKey)
+	if err != nil {
+		return nil, errors.New("lockout: Config.Key cannot be used")
+	}
+	return &keys{sync.Pool{New: func() any { return &keyer{h: hmac.New(sha256.New, key)} }}}, nil
 }
 
 // mac is HMAC-SHA-256 over the kind and the parts, each after its length.
 func (k *keyer) mac(of byte, parts ...string) []byte {
-	k.buf = append(k.buf[:0], "carrel/v1/lockout\x00"...)
-	k.buf = append(k.buf, of)
+	k.begin(of)
 	for _, p := range parts {
-		k.buf = binary.AppendUvarint(k.buf, uint64(len(p)))
-		k.buf = append(k.buf, p...)
+		k.part(p)
 	}
+	return k.end()
+}
+
+func (k *keyer) begin(of byte) { k.buf = append(k.buf[:0], of) }
+
+func (k *keyer) part(p string) {
+	k.buf = binary.BigEndian.AppendUint16(k.buf, uint16(len(p)))
+	k.buf = append(k.buf, p...)
+}
+
+func (k *keyer) end() []byte {
 	k.h.Reset()
 	k.h.Write(k.buf)
 	return k.h.Sum(k.sum[:0])
 }
 
-// maxLogin is as much of a login as counts. Nobody's is longer, and hashing a megabyte would take time that tells.
+// maxLogin is as much of a login or an ID as counts. Nobody's is longer, and hashing a megabyte would take time.
 const maxLogin = 512
 
-// account returns the name of an account. It does the same work whether there is one or not.
+// account returns the name of an account. It does the same work whether there is one or not: the login is folded in any case, and what is hashed
+// is filled up to the length of the longer one, because SHA-256 takes its time by blocks.
 func (k *keyer) account(a Account) (name Name) {
-	login := a.Login
-	if len(login) > maxLogin {
-		login = login[:maxLogin]
+	login := fold.String(a.Login[:min(len(a.Login), maxLogin)])
+	of, text := ofLogin, login
+	if a.ID != "" {
+		of, text = ofPatron, a.ID[:min(len(a.ID), maxLogin)]
+		if a.Staff {
+			of = ofStaff
+		}
 	}
-	copy(name[:], k.mac(ofLogin, fold.String(login)))
-	of := ofPatron
-	if a.Staff {
-		of = ofStaff
+	k.begin(of)
+	k.part(text)
+	for len(k.buf) < 3+max(len(login), oneBlock) { // after its length, so that it is no part of the text
+		k.buf = append(k.buf, 0)
 	}
-	if account := Name(k.mac(of, a.ID)); a.ID != "" {
-		name = account
-	}
+	copy(name[:], k.end())
 	return name
 }
+
+// oneBlock is the length of a text that makes the message fill one block of SHA-256, with the nine bytes that it appends.
+const oneBlock = 64 - 9 - 3
 
 // source returns the name of a source. An IPv6 subscriber has 64 bits for themself.
 func (k *keyer) source(a netip.Addr) (name Name) {

@@ -16,13 +16,9 @@ const (
 // reach runs f with the time, within patience. An error that is not ctx's is ErrUnavailable.
 func reach[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now time.Time) (T, error)) (T, error) {
 	var none T
-	if g.local { // it does not hang, and a deadline would cost more than all the rest
-		now, _ := g.clock.now(ctx)
-		t, err := f(ctx, now)
-		if err != nil {
-			return none, g.unreachable(ctx, err)
-		}
-		return t, nil
+	if g.local { // it does not hang
+		t, err := f(ctx, g.clock.own())
+		return t, g.unreachable(ctx, err)
 	}
 	if g.clock.elapsed().Microseconds() < g.askAfter.Load() {
 		return none, ErrUnavailable
@@ -65,7 +61,10 @@ func reach[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now
 }
 
 func (g *Guard) unreachable(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
 		return ctx.Err()
 	}
 	g.log.Error("lockout: the store cannot be reached", "error", err)
@@ -78,6 +77,29 @@ type timed struct {
 	at time.Time
 }
 
+// reserve asks the store. One that is this process's own is called directly: a deadline and what it takes to reach others costs more than all the rest.
+func (g *Guard) reserve(ctx context.Context, r *Reservation) (timed, error) {
+	if g.local {
+		now := g.clock.own()
+		v, err := g.store.Reserve(ctx, now, r.slots())
+		return timed{v, now}, g.unreachable(ctx, err)
+	}
+	return reach(ctx, g, func(ctx context.Context, now time.Time) (timed, error) {
+		v, err := g.store.Reserve(ctx, now, r.slots())
+		return timed{v, now}, err
+	})
+}
+
+func (g *Guard) conclude(ctx context.Context, r *Reservation, result Result) (Verdict, error) {
+	if g.local {
+		v, err := g.store.Conclude(ctx, g.clock.own(), r.slots(), Conclusion{r.at, result})
+		return v, g.unreachable(ctx, err)
+	}
+	return reach(ctx, g, func(ctx context.Context, now time.Time) (Verdict, error) {
+		return g.store.Conclude(ctx, now, r.slots(), Conclusion{r.at, result})
+	})
+}
+
 // ask asks once, the store and the fallback.
 func (g *Guard) ask(ctx context.Context, r *Reservation) (Verdict, error) {
 	var second Verdict
@@ -88,10 +110,7 @@ func (g *Guard) ask(ctx context.Context, r *Reservation) (Verdict, error) {
 			return Verdict{}, g.unreachable(ctx, err)
 		}
 	}
-	first, err := reach(ctx, g, func(ctx context.Context, now time.Time) (timed, error) {
-		v, err := g.store.Reserve(ctx, now, r.slots())
-		return timed{v, now}, err
-	})
+	first, err := g.reserve(ctx, r)
 	r.at, r.main = first.at, err == nil && first.Answer == Admitted
 	r.mirrored = g.fallback != nil && second.Answer == Admitted
 	switch {
@@ -102,9 +121,7 @@ func (g *Guard) ask(ctx context.Context, r *Reservation) (Verdict, error) {
 		return second, nil
 	case r.main && !r.mirrored && g.clock.elapsed().Microseconds() < g.worseTil.Load():
 		// The store has not heard of the guesses during the outage.
-		reach(ctx, g, func(ctx context.Context, now time.Time) (Verdict, error) {
-			return g.store.Conclude(ctx, now, r.slots(), Conclusion{first.at, Abandoned})
-		})
+		g.conclude(ctx, r, Abandoned)
 		return second, nil
 	case !r.main && r.mirrored:
 		_, err = g.fallback.Conclude(ctx, g.clock.own(), r.slots(), Conclusion{r.mirroredAt, Abandoned})
@@ -123,7 +140,9 @@ func (g *Guard) outage() {
 
 // settle concludes where it was reserved.
 func (g *Guard) settle(ctx context.Context, r *Reservation, result Result) (Verdict, error) {
-	ctx = context.WithoutCancel(ctx) // whoever guessed may have hung up: it counts all the same
+	if ctx.Done() != nil {
+		ctx = context.WithoutCancel(ctx) // whoever guessed may have hung up: it counts all the same
+	}
 	var second Verdict
 	if r.mirrored {
 		var err error
@@ -131,9 +150,7 @@ func (g *Guard) settle(ctx context.Context, r *Reservation, result Result) (Verd
 			return second, err
 		}
 	}
-	first, err := reach(ctx, g, func(ctx context.Context, now time.Time) (Verdict, error) {
-		return g.store.Conclude(ctx, now, r.slots(), Conclusion{r.at, result})
-	})
+	first, err := g.conclude(ctx, r, result)
 	if err != nil && r.mirrored {
 		g.outage()
 		return second, nil

@@ -65,6 +65,11 @@ func (n Name) key(lane [5]byte, what byte) (k Key) {
 // Hold returns the key of a hold by staff.
 func (n Name) Hold() Key { return n.key([5]byte{}, countHold) }
 
+// Common returns the keys under which guesses from no particular device are counted: within the lock's duration, and by the day.
+func (n Name) Common() (recent, daily Key) {
+	return n.key([5]byte{}, countRecent), n.key([5]byte{}, countDaily)
+}
+
 // Name returns whose key it is.
 func (k Key) Name() Name { return Name(k[:len(Name{})]) }
 

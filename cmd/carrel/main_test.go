@@ -53,7 +53,7 @@ func command(t testing.TB, args ...string) *exec.Cmd {
 	program, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(cmp.Or(os.Getenv("CARREL_TEST_BINARY"), program), args...)
-	cmd.Env = append(os.Environ(), "CARREL_TEST_AS_MAIN=1", "CARREL_KEYS=", "CARREL_KEK=", "CARREL_ANCHOR=", "CARREL_ACTOR=")
+	cmd.Env = append(os.Environ(), "CARREL_TEST_AS_MAIN=1", "CARREL_KEYS=", "CARREL_KEK=", "CARREL_ANCHOR=", "CARREL_ACTOR=", "CARREL_LOCKOUT=")
 	return cmd
 }
 
@@ -132,7 +132,7 @@ func TestEveryCommandHasHelpWithExamples(t *testing.T) {
 		}
 	}
 	visit(newRoot())
-	assert.Equal(t, 28, reports, "policy check, import, sweep, hold add, release, list, version, demo, keys status, rotate, patron find, resolve, show, access check, who-can, log verify, prune, hold list, status and nine reports")
+	assert.Equal(t, 30, reports, "policy check, import, sweep, hold add, release, list, version, demo, keys status, rotate, patron find, resolve, show, access check, who-can, log verify, prune, hold list, status, nine reports, lockout status and policy-check")
 
 	out := good(t, carrel(t, "sweep", "--help"))
 	assert.Contains(t, out, "carrel sweep --db library.db --policy policy.yaml --dry-run")
