@@ -15,12 +15,15 @@ const (
 	tokenVersion = 1
 	tokenSigned  = 1 + 4 + 16
 	tokenSize    = tokenSigned + 16
-	tokenLife    = 180 * day
 )
+
+// DeviceLife is how long a token of [Guard.Remember] is good.
+const DeviceLife = 180 * day
 
 // Remember returns a token for the device from which somebody has just logged in to an account, for a cookie: Secure, HttpOnly and SameSite. With it as
 // [Attempt.Device], guesses from that device are counted apart from all others: whoever uses up the account's guesses elsewhere does not lock
-// its owner out. It opens nothing by itself, is good for this account only, and for 180 days.
+// its owner out. It opens nothing by itself, is good for this account only, and for [DeviceLife]. Nothing takes it back but that time and another [Config.Key]: whoever
+// has it has five guesses more, say. Do not give one to machines that everybody uses.
 func (g *Guard) Remember(a Account) string {
 	k := g.keys.pool.Get().(*keyer)
 	defer g.keys.pool.Put(k)
@@ -44,7 +47,7 @@ func (g *Guard) device(k *keyer, name Name, text string) ([]byte, bool) {
 	}
 	age := g.clock.wall().Sub(time.Unix(int64(binary.BigEndian.Uint32(token[1:]))*int64(day/time.Second), 0))
 	signed, mac := token[:tokenSigned], token[tokenSigned:]
-	if !hmac.Equal(mac, k.mac(ofDevice, string(name[:]), string(signed))[:len(mac)]) || age > tokenLife || age < -day {
+	if !hmac.Equal(mac, k.mac(ofDevice, string(name[:]), string(signed))[:len(mac)]) || age > DeviceLife || age < -day {
 		return nil, false
 	}
 	return signed[5:], true

@@ -44,7 +44,7 @@ func New(store Store, cfg Config) (*Guard, error) {
 	switch {
 	case !cfg.Key.IsEmpty():
 		if err := crypto.CheckKey(cfg.Key); err != nil {
-			return nil, fmt.Errorf("lockout: Config.Key: %w (want at least %d random bytes)", err, minKey)
+			return nil, fmt.Errorf("lockout: Config.Key: %w (want at least %d random bytes, not text: decode hex or base64 first)", err, minKey)
 		}
 	case !g.local:
 		return nil, errors.New("lockout: Config.Key is empty; processes that share a store must share a key, and it must not change when they start again")

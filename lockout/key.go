@@ -4,6 +4,7 @@ import (
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"hash"
@@ -67,28 +68,34 @@ func (k *keyer) end() []byte {
 // maxLogin is as much of a login or an ID as counts. Nobody's is longer, and hashing a megabyte would take time.
 const maxLogin = 512
 
-// account returns the name of an account. It does the same work whether there is one or not: the login is folded in any case, and what is hashed
-// is filled up to the length of the longer one, because SHA-256 takes its time by blocks.
+// account returns the name of an account. It does the same work whether there is one or not: both messages are written, filled up to the same length because SHA-256
+// takes its time by blocks, and one of them is chosen without a branch.
 func (k *keyer) account(a Account) (name Name) {
 	login := fold.String(a.Login[:min(len(a.Login), maxLogin)])
-	of, text := ofLogin, login
-	if a.ID != "" {
-		of, text = ofPatron, a.ID[:min(len(a.ID), maxLogin)]
-		if a.Staff {
-			of = ofStaff
-		}
+	login = login[:min(len(login), maxLogin)] // one character may become many
+	id := a.ID[:min(len(a.ID), maxLogin)]
+	of := byte(ofPatron)
+	if a.Staff {
+		of = ofStaff
 	}
-	k.begin(of)
-	k.part(text)
-	for len(k.buf) < 3+max(len(login), oneBlock) { // after its length, so that it is no part of the text
-		k.buf = append(k.buf, 0)
-	}
+	size := max(len(login), len(id), oneBlock)
+	k.begin(ofLogin)
+	k.part(login)
+	k.buf = append(k.buf, zeros[:size-len(login)]...)
+	end := len(k.buf)
+	k.buf = append(k.buf, of)
+	k.part(id)
+	k.buf = append(k.buf, zeros[:size-len(id)]...)
+	subtle.ConstantTimeCopy(1-subtle.ConstantTimeEq(int32(len(id)), 0), k.buf[:end], k.buf[end:])
+	k.buf = k.buf[:end]
 	copy(name[:], k.end())
 	return name
 }
 
 // oneBlock is the length of a text that makes the message fill one block of SHA-256, with the nine bytes that it appends.
 const oneBlock = 64 - 9 - 3
+
+var zeros [maxLogin]byte
 
 // source returns the name of a source. An IPv6 subscriber has 64 bits for themself.
 func (k *keyer) source(a netip.Addr) (name Name) {

@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// patience is how long a store that others share may take. After that it is left alone for pause, so that not every login waits for it.
+// patience is how long a store that others share may take. One that took slow to fail is left alone for pause, so that not every login waits for it.
 const (
 	patience = 2 * time.Second
+	slow     = 200 * time.Millisecond
 	pause    = time.Second
 )
 
@@ -20,7 +21,8 @@ func reach[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now
 		t, err := f(ctx, g.clock.own())
 		return t, g.unreachable(ctx, err)
 	}
-	if g.clock.elapsed().Microseconds() < g.askAfter.Load() {
+	begin := g.clock.elapsed()
+	if begin.Microseconds() < g.askAfter.Load() {
 		return none, ErrUnavailable
 	}
 	within, cancel := context.WithTimeout(ctx, patience)
@@ -54,8 +56,8 @@ func reach[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now
 	if a.err == nil {
 		return a.t, nil
 	}
-	if ctx.Err() == nil && within.Err() != nil {
-		g.askAfter.Store((g.clock.elapsed() + pause).Microseconds())
+	if now := g.clock.elapsed(); ctx.Err() == nil && now-begin >= slow {
+		g.askAfter.Store((now + pause).Microseconds())
 	}
 	return none, g.unreachable(ctx, a.err)
 }

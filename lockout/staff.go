@@ -67,6 +67,10 @@ func (g *Guard) put(ctx context.Context, by audit.Event, action audit.Action, na
 		now := g.clock.own()
 		err = errors.Join(err, g.fallback.Hold(ctx, now, name, holdUntil(now, lasts)))
 	}
+	if err != nil { // it is in the trail as done
+		by.Outcome, by.Why = audit.Failed, "store"
+		err = errors.Join(err, g.record(context.WithoutCancel(ctx), by))
+	}
 	return err
 }
 
@@ -127,15 +131,9 @@ func object(key Key, account string) string {
 	return objectAccount
 }
 
-// record writes an event. One about somebody who has been forgotten is about nobody.
 func (g *Guard) record(ctx context.Context, e audit.Event) error {
 	if g.cfg.Audit == nil {
 		return nil
 	}
-	err := g.cfg.Audit.Record(ctx, e)
-	if len(e.Subjects) > 0 && (errors.Is(err, crypto.ErrNoKey) || errors.Is(err, crypto.ErrShredded)) {
-		e.Subjects, e.Count = nil, 0
-		err = g.cfg.Audit.Record(ctx, e)
-	}
-	return err
+	return g.cfg.Audit.Record(ctx, e)
 }

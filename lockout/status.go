@@ -87,7 +87,7 @@ type Overview struct {
 
 // Overview reads the whole store. Errors: as in Status.
 func (g *Guard) Overview(ctx context.Context) (o Overview, err error) {
-	names := map[Name]bool{}
+	names, holds := map[Name]bool{}, map[Name]bool{} // an entry may come twice
 	err = g.each(ctx, nil, func(now time.Time, e Entry) {
 		state := e.State.At(now, Slot{Duration: g.period(e.Key)})
 		locked := state.Until > now.UnixMicro()
@@ -97,14 +97,14 @@ func (g *Guard) Overview(ctx context.Context) (o Overview, err error) {
 		names[e.Key.Name()] = names[e.Key.Name()] || locked
 		if locked {
 			if e.Key.IsHold() {
-				o.Holds++
+				holds[e.Key.Name()] = true
 			}
 			if until := g.clock.until(time.UnixMicro(state.Until).Sub(now)); until.After(o.Last) {
 				o.Last = until
 			}
 		}
 	})
-	o.Names = len(names)
+	o.Names, o.Holds = len(names), len(holds)
 	for _, locked := range names {
 		if locked {
 			o.Locked++

@@ -20,8 +20,8 @@ type Store interface {
 	// but of guesses that are not concluded yet: see [State.Forget]. A name of which nothing is known is no error.
 	Hold(ctx context.Context, now time.Time, name Name, until time.Time) error
 
-	// States returns what is kept, a page at a time, in any order. It leaves out none that was there all the time. What has
-	// ended by now may be among it.
+	// States returns what is kept, a page at a time, in any order. It leaves out none that was there all the time; one that changes meanwhile may come
+	// twice. What has ended by now may be among it.
 	States(ctx context.Context, now time.Time, q Query) (Page, error)
 }
 

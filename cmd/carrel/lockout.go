@@ -16,9 +16,10 @@ func newLockout() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "lockout",
 		Short: "Show, end and set locks after wrong guesses, and check the limits",
-		Long: `The program in which people log in limits wrong guesses at passwords and PINs with package lockout, and locks an account or a
-source for a while when they are used up. These commands look at its locks, end one early, or lock an account by hand. What is
-counted is kept under keyed hashes: nobody can list whose account is locked, only ask about one that they name.`,
+		Long: `The program in which people log in limits wrong guesses at passwords and PINs with package lockout, and
+locks an account or a source for a while when they are used up. These commands look at its locks, end one
+early, or lock an account by hand. What is counted is kept under keyed hashes: nobody can list whose account
+is locked, only ask about one that they name.`,
 		Example: `  carrel lockout status --db library.db
   carrel lockout status --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff
   carrel lockout unlock --db library.db --source 192.0.2.17 --actor staff-17 --reason "reading room was locked out"

@@ -258,7 +258,7 @@ func TestLockoutInRedis(t *testing.T) {
 	none := []string{"--store", "redis://:geheim@127.0.0.1:1/0"}
 	for _, args := range [][]string{{"status"}, {"unlock", "--actor", "staff-17", "--reason", "r"}} {
 		r := carrel(t, slices.Concat([]string{"lockout"}, args, whom, none)...)
-		refused(t, r, "lockout "+args[0]+": redis://127.0.0.1:1: ")
+		refused(t, r, "lockout "+args[0]+": redis://127.0.0.1:1: the connection failed")
 		assert.NotContains(t, r.stderr, "geheim")
 		assert.Equal(t, args[0] == "unlock", strings.Contains(r.stderr, "; it was recorded and then not done: run it again\n"), r.stderr)
 	}

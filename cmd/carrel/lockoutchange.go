@@ -17,11 +17,12 @@ func newLockoutUnlock() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "unlock --db DSN (--id ID | --identifier-file FILE | --login-file FILE | --source ADDR) --actor A --reason TEXT",
 		Short: "End a lock, and forget the wrong guesses",
-		Long: `Forgets the wrong guesses at an account, at all its devices, or from a source, and ends what staff locked. Who does it and why goes
-to the audit trail first. For --identifier-file it takes --role and --purpose, as in carrel patron find.
+		Long: `Forgets the wrong guesses at an account, at all its devices, or from a source, and ends what staff locked.
+Who does it and why goes to the audit trail first. --identifier-file takes --role and --purpose, too, as in
+carrel patron find.
 
-The reason is sealed with the patron's data when it is about a patron. About staff, a login without an account and a source it is kept
-as it is: name nobody in it.`,
+The reason is sealed with the patron's data when it is about a patron. About staff, a login without an
+account and a source it is kept as it is: name nobody in it.`,
 		Example: `  carrel lockout unlock --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --actor staff-17 --reason "showed the card at the desk"
   carrel lockout unlock --db library.db --source 192.0.2.17 --actor staff-17 --reason "reading room was locked out"
   echo 99999395390 | carrel lockout unlock --db library.db --identifier-file - --actor staff-17 --role circulation --purpose checkout --reason "showed the card at the desk"`,
@@ -48,9 +49,10 @@ func newLockoutLock() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lock --db DSN (--id ID | --identifier-file FILE | --login-file FILE) --for DURATION --actor A --reason TEXT",
 		Short: "Lock an account for a while, at all its devices",
-		Long: `Lets nobody log in to an account, from no device, until the time is over or carrel lockout unlock is called: for the hours in which a card was
-stolen or a password was read out. It takes 3 minutes to 24 hours; whoever shall stay out longer needs a block in the library system.
-It begins anew when it is called again. Who does it and why goes to the audit trail first, the reason as in carrel lockout unlock.`,
+		Long: `Lets nobody log in to an account, from no device, until the time is over or somebody unlocks it: for the
+hours after a card was stolen or a password was read out. It takes 3 minutes to 24 hours; whoever shall stay
+out longer needs a block in the library system. Called again, it begins anew. Who does it and why goes to
+the audit trail first, the reason as in carrel lockout unlock.`,
 		Example: `  carrel lockout lock --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --for 24h --actor staff-17 --reason "card was stolen"
   carrel lockout lock --db library.db --id staff-9 --staff --for 2h --actor systems-2 --reason "case 2026-114"`,
 		Args: noArgs,

@@ -163,7 +163,7 @@ func lockoutProblem(ctx context.Context, d *database, o *openedLockout, err erro
 	case o.store == d.path:
 		why = d.refused(ctx, err).Error()
 	case errors.As(err, &answer):
-		why = o.store + ": " + strings.TrimPrefix(answer.Error(), "redis: ")
+		why = o.store + ": " + strings.TrimPrefix(answer.Error(), "redis: "+answer.Op+": ")
 	}
 	if o.writes { // that comes first
 		why += "; it was recorded and then not done: run it again"

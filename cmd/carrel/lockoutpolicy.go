@@ -21,12 +21,14 @@ func newLockoutPolicyCheck() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy-check [--profile P] [--attempts N] [--duration D] [--daily N] [--sources N] [--pin-digits N]",
 		Short: "Say whether limits of guesses are allowed, and what they mean in numbers",
-		Long: `Says whether a lockout.Config with these limits is accepted, how many wrong guesses it lets through at most, and for how long
-somebody who only mistyped is locked out. With --pin-digits or --secret-space it also says how long a PIN or password stands that
-is drawn at random; those that people choose are found much sooner. It needs no database.
+		Long: `Says whether a lockout.Config with these limits is accepted, how many wrong guesses it lets through at most,
+and for how long somebody who only mistyped is locked out. With --pin-digits or --secret-space it also says
+how long a PIN or password stands that is drawn at random; those that people choose are found much sooner.
+It needs no database.
 
-The numbers are upper bounds for somebody who guesses the moment it is possible, day and night, while the owner does not log in. A
-wrong guess counts for the duration at least and twice as long at most, and for the limit in 24 hours one to two days.
+The numbers are upper bounds for somebody who guesses the moment it is possible, day and night, while the
+owner does not log in. A wrong guess counts for the duration at least and twice as long at most, and for the
+limit in 24 hours one to two days.
 
 Exit status: 0 the limits are accepted, 1 they are not, or there is a warning, 2 misuse.`,
 		Example: `  carrel lockout policy-check --list
@@ -212,9 +214,9 @@ func (c *checkedLimits) print(out io.Writer) error {
 	if l.Daily > 0 {
 		w.printf(", for 24h after %d in a day", l.Daily)
 	}
-	w.printf(". Guesses of others lock an owner out as well,\nbut not at a remembered device or in a known network: each of them has as many guesses again. Each right\nlogin gives back up to %d wrong ones", l.Forgiven)
+	w.printf(".\nGuesses of others lock an owner out as well, but not at a remembered device or in a known network:\neach of them has as many guesses again. Each right login gives back up to %d wrong ones", l.Forgiven)
 	if l.Daily > 0 {
-		w.printf(", but none of those in 24h")
+		w.printf(",\nbut none of those in 24h")
 	}
 	w.printf(".\n")
 	if o := c.Secret; o != nil {

@@ -29,7 +29,7 @@ from one source, at all accounts   400  9,600  67,200  3,504,000
 
 	out = good(t, runLimits(t, "--profile", "pin", "--pin-digits", "6"))
 	assert.Contains(t, out, "15m after 5, for 24h after 20 in a day")
-	assert.Contains(t, out, "but none of those in 24h")
+	assert.Contains(t, out, "but none of those in 24h.\n")
 	assert.Contains(t, out, "A random PIN of 6 digits stands")
 	assert.Contains(t, out, "found within a year   0.73 %\n")
 	assert.NotContains(t, out, "warning")

@@ -11,7 +11,7 @@ import (
 
 // whence says where the bounds of a profile come from.
 var whence = map[lockout.Profile]string{
-	lockout.Alma: "what Ex Libris Alma lets administrators choose",
+	lockout.Alma: "as Ex Libris Alma allows",
 	lockout.NIST: "NIST SP 800-63B-4, section 3.2.2",
 	lockout.PCI:  "PCI DSS v4.0.1, requirement 8.3.4",
 	lockout.PIN:  "carrel, for short numbers",

@@ -15,13 +15,16 @@ func newLockoutStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status --db DSN [--id ID | --identifier-file FILE | --login-file FILE | --source ADDR]",
 		Short: "Say whether an account or a source is locked, or how many are",
-		Long: `Without anybody named, counts whom wrong guesses are held against, and how many of them are locked: they cannot be listed. For
-one it says until when it is locked and how many guesses are left. Looking changes nothing and is not recorded, but the look-up of a
-patron by --identifier-file is, and takes --actor, --role and --purpose as in carrel patron find.
+		Long: `Without anybody named, counts whom wrong guesses are held against and how many of them are locked; they
+cannot be listed. For one it says until when it is locked and how many guesses are left. Looking changes
+nothing and is not recorded. The look-up of a patron by --identifier-file is, and takes --actor, --role and
+--purpose as in carrel patron find.
 
-The limits must be those of the login program: what is left depends on them. Times are by the clock of this machine.
+The limits must be those of the login program: what is left depends on them. Times are by the clock of this
+machine.
 
-Exit status: 0 nobody asked for is locked, 1 somebody is, be it only at a remembered device or in a known network, 2 misuse or failure.`,
+Exit status: 0 not locked, 1 locked, be it only at a remembered device or in a known network, 2 misuse or
+failure.`,
 		Example: `  carrel lockout status --db library.db
   carrel lockout status --db library.db --source 192.0.2.17 --profile pin
   carrel lockout status --db library.db --id staff-17 --staff --json

@@ -120,9 +120,15 @@ func TestOffsetIsExact(t *testing.T) {
 	require.InDelta(t, time.Until(mine).Seconds(), (time.Duration(n) * time.Microsecond).Seconds(), 5)
 }
 
+// nowhere is a port at which nobody listens, and hasty says so at once: by itself go-redis tries for two seconds.
+var (
+	nowhere = goredis.Options{Addr: "127.0.0.1:1"}
+	hasty   = goredis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1}
+)
+
 // unreachable returns a store whose server is not there.
-func unreachable(t *testing.T) *redis.Lockouts {
-	client := goredis.NewClient(&goredis.Options{Addr: "127.0.0.1:1"})
+func unreachable(t *testing.T, options goredis.Options) *redis.Lockouts {
+	client := goredis.NewClient(&options)
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	store, err := redis.NewLockouts(client, "")
 	require.NoError(t, err)
@@ -130,7 +136,7 @@ func unreachable(t *testing.T) *redis.Lockouts {
 }
 
 func TestNoServer(t *testing.T) {
-	g := guard(t, unreachable(t))
+	g := guard(t, unreachable(t, nowhere))
 	began := time.Now()
 	for range 3 {
 		_, err := g.Reserve(t.Context(), jdoe)
@@ -141,7 +147,7 @@ func TestNoServer(t *testing.T) {
 }
 
 func TestNoServerWithFallback(t *testing.T) {
-	g := guard(t, unreachable(t), func(c *lockout.Config) { c.Fallback = memory.NewLockouts() })
+	g := guard(t, unreachable(t, hasty), func(c *lockout.Config) { c.Fallback = memory.NewLockouts() })
 	require.Equal(t, 5, wrong(t, g))
 	locked(t, g, 14*time.Minute, 15*time.Minute)
 }
@@ -173,7 +179,7 @@ func (g *gate) set(shut bool) {
 // TestOutageGivesNoNewGuesses loses the server after two guesses, and has it back after four.
 func TestOutageGivesNoNewGuesses(t *testing.T) {
 	client := connect(t)
-	away := goredis.NewClient(&goredis.Options{Addr: "127.0.0.1:1", MaxRetries: -1})
+	away := goredis.NewClient(&hasty)
 	t.Cleanup(func() { require.NoError(t, away.Close()) })
 	way := &gate{Client: client, away: away}
 	store, err := redis.NewLockouts(way, draw(t, client))

@@ -41,7 +41,7 @@ func connect(t testing.TB) goredis.UniversalClient {
 
 // draw returns a prefix of a test's own, whose keys go when the test ends.
 func draw(t testing.TB, client goredis.UniversalClient) string {
-	prefix := "test-" + strings.ToLower(rand.Text())
+	prefix := "test-" + strings.ToLower(rand.Text()[:10])
 	t.Cleanup(func() {
 		for _, key := range keysOf(t, client, prefix) {
 			require.NoError(t, client.Del(context.Background(), key).Err())

@@ -104,19 +104,19 @@ func TestDumpNamesNobody(t *testing.T) {
 
 // TestKeysEnd looks at how long the server keeps each key: no less than it is needed if its clock is set forward by an hour meanwhile, and not for ever.
 func TestKeysEnd(t *testing.T) {
-	const check = lockout.MaxCheck
-	hour := time.Hour + 5*time.Minute
+	const check, spare = lockout.MaxCheck, 5 * time.Minute
+	const hour = time.Hour + 5*time.Minute
 	for _, c := range []struct {
 		profile lockout.Profile
 		hold    time.Duration
 		want    time.Duration
 	}{
-		{lockout.Alma, 0, 2*15*time.Minute + check + hour},
-		{lockout.PCI, 0, 2*30*time.Minute + check + hour},
-		{lockout.PIN, 0, 48*time.Hour + check + hour},
+		{lockout.Alma, 0, 2*15*time.Minute + check + hour + spare},
+		{lockout.PCI, 0, 2*30*time.Minute + check + hour + spare},
+		{lockout.PIN, 0, 48*time.Hour + check + hour + spare},
 		{lockout.Alma, 20 * time.Hour, 20*time.Hour + check + hour},
-		{lockout.PIN, 20 * time.Hour, 48*time.Hour + check + hour}, // what is longer stays
-		{lockout.Alma, 3 * time.Minute, 2*15*time.Minute + check + hour},
+		{lockout.PIN, 20 * time.Hour, 48*time.Hour + check + hour + spare}, // what is longer stays
+		{lockout.Alma, 3 * time.Minute, 2*15*time.Minute + check + hour + spare},
 	} {
 		store, client, prefix := open(t)
 		g := guard(t, store, func(cfg *lockout.Config) { cfg.Profile = c.profile })
@@ -153,4 +153,21 @@ func TestNothingIsKeptOfASuccess(t *testing.T) {
 	require.Len(t, keysOf(t, client, prefix), 2, "the account and the source")
 	require.NoError(t, r.Success(t.Context()))
 	require.Empty(t, keysOf(t, client, prefix))
+}
+
+// TestShorterLimitsLeaveTheLonger has two limits in one hash, the shorter one last.
+func TestShorterLimitsLeaveTheLonger(t *testing.T) {
+	store, client, prefix := open(t)
+	name, now := lockout.Name{1}, time.Now()
+	recent, daily := name.Common()
+	for _, s := range []lockout.Slot{{Key: daily, Attempts: 5, Duration: 24 * time.Hour}, {Key: recent, Attempts: 5, Duration: 3 * time.Minute}} {
+		_, err := store.Reserve(t.Context(), now, []lockout.Slot{s})
+		require.NoError(t, err)
+	}
+	require.NoError(t, store.Hold(t.Context(), now, name, now.Add(time.Hour)))
+	keys := keysOf(t, client, prefix)
+	require.Len(t, keys, 1)
+	ttl, err := client.PTTL(t.Context(), keys[0]).Result()
+	require.NoError(t, err)
+	require.Greater(t, ttl, 48*time.Hour)
 }

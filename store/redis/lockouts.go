@@ -2,7 +2,6 @@ package redis
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -44,7 +43,7 @@ func NewLockouts(client Client, prefix string) (*Lockouts, error) {
 	}
 	for _, c := range []byte(prefix) {
 		if !plain(c) {
-			return nil, errors.New("redis: the prefix has other characters than letters, digits and ._-/:")
+			return nil, errors.New("redis: the prefix may have letters, digits and ._-/: only")
 		}
 	}
 	return &Lockouts{client, "{" + prefix + "}:"}, nil
@@ -72,11 +71,13 @@ func (l *Lockouts) Reserve(ctx context.Context, now time.Time, slots []lockout.S
 	if len(answer) != verdictSize {
 		return v, &Error{Op: "Reserve"}
 	}
-	b := []byte(answer)
-	v.Answer, v.Slot, v.Crossed = lockout.Answer(b[0]), int(b[1]), b[2]
-	v.Left = int(int32(binary.LittleEndian.Uint32(b[3:])))
-	v.Wait = time.Duration(binary.LittleEndian.Uint64(b[7:])) * time.Microsecond
-	return v, nil
+	return lockout.Verdict{
+		Answer:  lockout.Answer(answer[0]),
+		Slot:    int(answer[1]),
+		Crossed: answer[2],
+		Left:    readCount(answer[3:]),
+		Wait:    time.Duration(readNumber(answer[7:])) * time.Microsecond,
+	}, nil
 }
 
 // Conclude implements lockout.Store. It is sent once and not again, whatever the client is set to: done twice, it would give two guesses back.
@@ -101,12 +102,11 @@ func (l *Lockouts) Conclude(ctx context.Context, now time.Time, slots []lockout.
 
 // Hold implements lockout.Store.
 func (l *Lockouts) Hold(ctx context.Context, now time.Time, name lockout.Name, until time.Time) error {
-	at, end, stay := now.UnixMicro(), int64(0), int64(0)
+	end := int64(0)
 	if !until.IsZero() {
 		end = until.UnixMicro()
-		stay = keep(max(until.Sub(now), 0))
 	}
-	_, err := l.text(ctx, "Hold", hold, again, one(l.key(name), at, end, stay, string(appendField(nil, name.Hold()))))
+	_, err := l.text(ctx, "Hold", hold, again, one(l.key(name), now.UnixMicro(), end, string(appendField(nil, name.Hold()))))
 	return err
 }
 

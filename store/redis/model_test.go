@@ -69,6 +69,21 @@ func (m model) hold(now time.Time, name lockout.Name, until time.Time) {
 	}
 }
 
+// edge returns a time at which something ends, or a microsecond before.
+func (m model) edge(r *rand.Rand, slots []lockout.Slot, now time.Time) time.Time {
+	slot := slots[r.IntN(len(slots))]
+	s, ok := m[slot.Key]
+	if !ok {
+		return now
+	}
+	period := slot.Duration.Microseconds()
+	at := []int64{s.Start + period, s.Start + 2*period, s.Lease, s.Until}[r.IntN(4)] - r.Int64N(2)
+	if at < now.UnixMicro() {
+		return now
+	}
+	return time.UnixMicro(at)
+}
+
 // A taken guess waits for its conclusion.
 type taken struct {
 	slots []lockout.Slot
@@ -97,7 +112,7 @@ func TestModel(t *testing.T) {
 	store, _, _ := open(t)
 	answers := map[string]int{}
 	for seed := range uint64(20) {
-		runModel(t, store, seed, 600, answers)
+		runModel(t, store, seed, 800, answers)
 	}
 	t.Log(answers)
 	for _, want := range []string{"Reserve 0", "Reserve 1", "Reserve 2", "Conclude 0", "Conclude 3", "crossed in Reserve", "crossed in Conclude", "Hold", "Unlock"} {
@@ -162,6 +177,8 @@ func runModel(t *testing.T, store *redis.Lockouts, seed uint64, steps int, answe
 			m.hold(now, name, time.Time{})
 			require.NoError(t, store.Hold(ctx, now, name, time.Time{}), what)
 			answers["Unlock"]++
+		case n >= 96:
+			now = m.edge(r, all, now)
 		default:
 			steps := []time.Duration{time.Microsecond, time.Second, 20 * time.Second, time.Minute, 3 * time.Minute, 15 * time.Minute, 24 * time.Hour}
 			now = now.Add(time.Duration(r.Int64N(int64(steps[r.IntN(4+r.IntN(len(steps)-3))]))))

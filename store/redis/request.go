@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/carrel-project/carrel/lockout"
@@ -27,78 +28,81 @@ func one(key string, args ...any) request {
 // maxSlots is what the bits of a Verdict have room for.
 const maxSlots = 8
 
-// How long something stays beyond its use. A guess may be concluded until MaxCheck after it was reserved; and the server lets keys end by its own clock,
+var errSlots = errors.New("redis: want one to eight limits for one guess")
+
+// slack is how long something stays beyond its use. A guess may be concluded until MaxCheck after it was reserved; and the server lets keys end by its own clock,
 // which somebody may set by an hour.
 const slack = lockout.MaxCheck + 65*time.Minute
 
-// keep returns for how many milliseconds a key is kept that counts for so long.
-func keep(d time.Duration) int64 { return (d + slack).Milliseconds() }
+// spare is how much longer a key is kept, so that it need not be kept again at the next guess.
+const spare = 5 * time.Minute
 
-var errSlots = errors.New("redis: want one to eight limits for one guess")
-
-// guess returns what the scripts reserve and conclude take: the keys, and all the rest packed in one string, with the format of it before. That is because the
+// guess returns what the scripts reserve and conclude take: the keys, and all the rest packed in one string, with the format of it before; that is because the
 // server takes longer to read twenty arguments than to decide. Slots in a row that have the same name are a run: they are in one hash, which is read in one go.
 func (l *Lockouts) guess(now time.Time, slots []lockout.Slot, c lockout.Conclusion) (r request, err error) {
 	if len(slots) == 0 || len(slots) > maxSlots {
 		return r, errSlots
 	}
-	p := packer{format: make([]byte, 0, 128), data: make([]byte, 0, 256)}
-	p.format = append(p.format, '<')
-	p.number(now.UnixMicro())
-	p.number(c.Reserved.UnixMicro())
-	p.small(byte(c.Result))
 	r.line = make([]any, commandSize, commandSize+len(slots)+2)
-	for i := 0; i < len(slots); {
-		name := slots[i].Key.Name()
-		n, longest := 0, time.Duration(0)
-		for i+n < len(slots) && slots[i+n].Key.Name() == name {
-			longest = max(longest, slots[i+n].Duration)
-			n++
+	var room [headSize + maxSlots*slotSize]byte
+	b := appendNumber(room[:0], now.UnixMicro())
+	b = appendNumber(b, c.Reserved.UnixMicro())
+	b = append(b, byte(c.Result))
+	run := 0
+	for i := range slots {
+		s := &slots[i]
+		if run == 0 {
+			name := s.Key.Name()
+			for run = 1; i+run < len(slots) && slots[i+run].Key.Name() == name; run++ {
+			}
+			r.line = append(r.line, l.key(name))
+			r.keys++
+			b = append(b, byte(run))
+		} else {
+			b = append(b, 0)
 		}
-		r.line = append(r.line, l.key(name))
-		r.keys++
-		p.small(byte(n))
-		p.number(keep(2 * longest))
-		for range n {
-			p.slot(&slots[i])
-			i++
+		run--
+		b = appendField(b, s.Key)
+		b = append(b, 0)
+		if s.Clears {
+			b[len(b)-1] = 1
 		}
+		b = appendNumber(b, int64(s.Attempts))
+		b = appendNumber(b, s.Duration.Microseconds())
 	}
-	r.line = append(r.line, string(p.format), string(p.data))
+	r.line = append(r.line, formats[len(slots)], string(b))
 	return r, nil
 }
 
-// A packer writes what struct.unpack of Lua reads.
-type packer struct{ format, data []byte }
-
-// number writes an integer of less than 2^53 as Lua has it.
-func (p *packer) number(n int64) {
-	p.format = append(p.format, 'd')
-	p.data = binary.LittleEndian.AppendUint64(p.data, math.Float64bits(float64(n)))
-}
-
-func (p *packer) small(b byte) {
-	p.format = append(p.format, 'B')
-	p.data = append(p.data, b)
-}
-
-func (p *packer) slot(s *lockout.Slot) {
-	p.format = append(p.format, "c12"...)
-	p.data = appendField(p.data, s.Key)
-	clears := byte(0)
-	if s.Clears {
-		clears = 1
+// formats are what struct.unpack of Lua has to know about what guess packs, by the number of slots: the time, when the guess was reserved and how it came out; then, for each
+// slot, how many are in its run, or 0 if it is not the first; its field; whether it clears; its attempts and its duration.
+var formats = func() (list [maxSlots + 1]any) {
+	for n := range list {
+		list[n] = "<ddB" + strings.Repeat("Bc12Bdd", n)
 	}
-	p.small(clears)
-	p.number(int64(s.Attempts))
-	p.number(s.Duration.Microseconds())
+	return list
+}()
+
+// The sizes of that, and of what the scripts return and keep.
+const (
+	headSize    = 8 + 8 + 1
+	slotSize    = 1 + 12 + 1 + 8 + 8
+	verdictSize = 3 + 4 + 8
+	stateSize   = 4*8 + 3*4
+)
+
+// appendNumber appends an integer of less than 2^53 as Lua has it.
+func appendNumber(b []byte, n int64) []byte {
+	return binary.LittleEndian.AppendUint64(b, math.Float64bits(float64(n)))
 }
 
-// The sizes of what the scripts return and keep.
-const (
-	verdictSize = 3 + 4 + 8
-	stateSize   = 3*8 + 3*4
-)
+// readNumber reads one.
+func readNumber(b string) int64 {
+	return int64(math.Float64frombits(binary.LittleEndian.Uint64([]byte(b[:8]))))
+}
+
+// readCount reads how many there are of something.
+func readCount(b string) int { return int(int32(binary.LittleEndian.Uint32([]byte(b[:4])))) }
 
 // key returns where what is counted under a name is.
 func (l *Lockouts) key(name lockout.Name) string {

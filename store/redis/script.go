@@ -7,7 +7,7 @@ import (
 )
 
 // A script is Lua that the server runs in one atomic step.
-type script struct{ source, hash string }
+type script struct{ source, hash any } // strings
 
 func newScript(source string) *script {
 	return &script{source, goredis.NewScript(source).Hash()}

@@ -2,9 +2,7 @@ package redis
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/hex"
-	"math"
 	"strings"
 	"time"
 
@@ -58,14 +56,13 @@ func (l *Lockouts) entry(key string, field, value any) (e lockout.Entry, ok bool
 	if _, err := hex.Decode(e.Key[:], []byte(name+rest)); err != nil {
 		return e, false
 	}
-	b := []byte(state)
 	e.State = lockout.State{
-		Start:   int64(math.Float64frombits(binary.LittleEndian.Uint64(b))),
-		Lease:   int64(math.Float64frombits(binary.LittleEndian.Uint64(b[8:]))),
-		Until:   int64(math.Float64frombits(binary.LittleEndian.Uint64(b[16:]))),
-		Failed:  int(binary.LittleEndian.Uint32(b[24:])),
-		Earlier: int(binary.LittleEndian.Uint32(b[28:])),
-		Open:    int(binary.LittleEndian.Uint32(b[32:])),
+		Until:   readNumber(state),
+		Start:   readNumber(state[8:]),
+		Lease:   readNumber(state[16:]),
+		Failed:  readCount(state[32:]),
+		Earlier: readCount(state[36:]),
+		Open:    readCount(state[40:]),
 	}
 	return e, true
 }
