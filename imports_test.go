@@ -40,7 +40,7 @@ var house = map[string]room{
 	"audit":       {ours: []string{"crypto"}, third: []string{"golang.org/x/mod"}},
 	"lockout":     {ours: []string{"audit", "crypto"}}, // crypto: its key is a Secret, and a patron in an event a Subject
 	"patron":      {ours: []string{"crypto", "audit", "access"}, third: []string{"github.com/google/uuid"}},
-	"anonymize":   {ours: []string{"circulation", "audit"}, third: []string{"go.yaml.in/yaml/v3"}},                               // nor anonymize
+	"anonymize":   {ours: []string{"circulation", "audit"}, third: []string{"go.yaml.in/yaml/v3"}}, // nor anonymize
 	"rights":      {ours: []string{"patron", "circulation", "anonymize", "audit", "crypto"}, third: []string{"filippo.io/age"}},
 
 	// Stores: database/sql at most, never a driver. storetest and memory run inside other people's
