@@ -96,6 +96,8 @@ var (
 		"github.com/tink-crypto/tink-go/v2", // fake key-encryption keys
 		"github.com/davecgh/go-spew",
 		"github.com/rogpeppe/go-internal",
+		"github.com/sethvargo/go-limiter", // limiters that store/memory is measured beside
+		"github.com/ulule/limiter/v3",
 		"github.com/stretchr/testify",
 		"github.com/transparency-dev/merkle", // a second opinion on the proofs of package audit
 		"go.yaml.in/yaml/v3",

@@ -139,7 +139,6 @@ func (g *Guard) slots(r *Reservation, a *Attempt) {
 	}
 	r.add(Slot{Key: name.Hold(), Duration: g.cfg.Duration})
 	if a.Source.IsValid() && !ok { // a device has logged in here before, and guesses at one account only
-		source := k.source(a.Source)
-		r.add(Slot{source.key([5]byte{}, countRecent), g.cfg.Sources, g.cfg.Duration, false})
+		r.add(Slot{k.source(a.Source).Source(), g.cfg.Sources, g.cfg.Duration, false})
 	}
 }

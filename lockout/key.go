@@ -79,13 +79,13 @@ func (k *keyer) account(a Account) (name Name) {
 		of = ofStaff
 	}
 	size := max(len(login), len(id), oneBlock)
+	end := 3 + size
 	k.begin(ofLogin)
 	k.part(login)
-	k.buf = append(k.buf, zeros[:size-len(login)]...)
-	end := len(k.buf)
+	k.buf = fill(k.buf, end)
 	k.buf = append(k.buf, of)
 	k.part(id)
-	k.buf = append(k.buf, zeros[:size-len(id)]...)
+	k.buf = fill(k.buf, 2*end)
 	subtle.ConstantTimeCopy(1-subtle.ConstantTimeEq(int32(len(id)), 0), k.buf[:end], k.buf[end:])
 	k.buf = k.buf[:end]
 	copy(name[:], k.end())
@@ -95,7 +95,10 @@ func (k *keyer) account(a Account) (name Name) {
 // oneBlock is the length of a text that makes the message fill one block of SHA-256, with the nine bytes that it appends.
 const oneBlock = 64 - 9 - 3
 
-var zeros [maxLogin]byte
+// fill appends zeros up to a size.
+func fill(b []byte, size int) []byte {
+	return append(b, make([]byte, size-len(b))...) // which allocates nothing besides
+}
 
 // source returns the name of a source. An IPv6 subscriber has 64 bits for themself.
 func (k *keyer) source(a netip.Addr) (name Name) {

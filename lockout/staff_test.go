@@ -184,7 +184,7 @@ func TestStatus(t *testing.T) {
 	require.Equal(t, lockout.Status{Failed: 5, Daily: 5, Lanes: 1, LockedLanes: 1, Until: w.clock().Add(15 * time.Minute)}, status())
 	o, err := w.Overview(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, lockout.Overview{Names: 2, Locked: 1, Last: w.clock().Add(15 * time.Minute)}, o)
+	require.Equal(t, lockout.Overview{Names: 2, Sources: 1, Locked: 1, Last: w.clock().Add(15 * time.Minute)}, o)
 	s, err := w.SourceStatus(t.Context(), a.Source)
 	require.NoError(t, err)
 	require.Equal(t, lockout.Status{Failed: 5, Left: 95}, s) // guesses at a remembered device are not the source's

@@ -79,15 +79,16 @@ func (g *Guard) status(ctx context.Context, name Name, attempts int) (Status, er
 
 // An Overview counts what a store holds.
 type Overview struct {
-	Names  int       `json:"names"`  // accounts, logins that lead to none, and sources, with wrong guesses that count: they are HMACs, and cannot be told apart
-	Locked int       `json:"locked"` // those of them that are locked, wholly or at a device
-	Holds  int       `json:"holds"`  // by staff
-	Last   time.Time `json:"last_lock_ends,omitzero"`
+	Names   int       `json:"names"`   // accounts, and logins that lead to none, with wrong guesses that count, and sources: HMACs all of them
+	Sources int       `json:"sources"` // those of them that are sources
+	Locked  int       `json:"locked"`  // those of Names that are locked, wholly or at a device
+	Holds   int       `json:"holds"`   // by staff
+	Last    time.Time `json:"last_lock_ends,omitzero"`
 }
 
 // Overview reads the whole store. Errors: as in Status.
 func (g *Guard) Overview(ctx context.Context) (o Overview, err error) {
-	names, holds := map[Name]bool{}, map[Name]bool{} // an entry may come twice
+	names, holds, sources := map[Name]bool{}, map[Name]bool{}, map[Name]bool{} // an entry may come twice
 	err = g.each(ctx, nil, func(now time.Time, e Entry) {
 		state := e.State.At(now, Slot{Duration: g.period(e.Key)})
 		locked := state.Until > now.UnixMicro()
@@ -95,6 +96,9 @@ func (g *Guard) Overview(ctx context.Context) (o Overview, err error) {
 			return
 		}
 		names[e.Key.Name()] = names[e.Key.Name()] || locked
+		if e.Key.IsSource() {
+			sources[e.Key.Name()] = true
+		}
 		if locked {
 			if e.Key.IsHold() {
 				holds[e.Key.Name()] = true
@@ -104,7 +108,7 @@ func (g *Guard) Overview(ctx context.Context) (o Overview, err error) {
 			}
 		}
 	})
-	o.Names, o.Holds = len(names), len(holds)
+	o.Names, o.Holds, o.Sources = len(names), len(holds), len(sources)
 	for _, locked := range names {
 		if locked {
 			o.Locked++

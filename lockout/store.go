@@ -50,9 +50,10 @@ type Key [16]byte
 
 // What is counted, in the last byte of a key.
 const (
-	countRecent byte = iota // within the lock's duration
+	countRecent byte = iota // at an account, within the lock's duration
 	countDaily
 	countHold
+	countSource
 )
 
 func (n Name) key(lane [5]byte, what byte) (k Key) {
@@ -69,6 +70,12 @@ func (n Name) Hold() Key { return n.key([5]byte{}, countHold) }
 func (n Name) Common() (recent, daily Key) {
 	return n.key([5]byte{}, countRecent), n.key([5]byte{}, countDaily)
 }
+
+// Source returns the key under which the guesses of a source are counted.
+func (n Name) Source() Key { return n.key([5]byte{}, countSource) }
+
+// IsSource reports whether it is the key of a source.
+func (k Key) IsSource() bool { return k[len(k)-1] == countSource }
 
 // Name returns whose key it is.
 func (k Key) Name() Name { return Name(k[:len(Name{})]) }

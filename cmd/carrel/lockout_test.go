@@ -76,7 +76,7 @@ func TestLockoutOfAPatron(t *testing.T) {
 	of := append(status, "--id", id)
 	assert.Equal(t, "not locked, 5 guesses left\ncounted: no wrong guesses\n", good(t, carrel(t, of...)))
 	assert.Contains(t, good(t, carrel(t, status...)), "locked                                           0\n")
-	assert.Equal(t, `{"names":0,"locked":0,"holds":0}`+"\n", good(t, carrel(t, append(status, "--json")...)))
+	assert.Equal(t, `{"names":0,"sources":0,"locked":0,"holds":0}`+"\n", good(t, carrel(t, append(status, "--json")...)))
 
 	account := lockout.Account{Login: barcode77, ID: id}
 	withGuard(t, db, lockout.Config{}, func(g *lockout.Guard) {
@@ -91,7 +91,7 @@ func TestLockoutOfAPatron(t *testing.T) {
 		out = lockedOut(t, carrel(t, append(of, "--json")...))
 		assert.Regexp(t, `^\{"locked":true,"locked_until":"[^"]+Z","hold":false,"failed":5,"left":0,"lanes":1,"locked_lanes":0\}\n$`, out)
 		out = lockedOut(t, carrel(t, append(status, "--json")...))
-		assert.Regexp(t, `^\{"names":1,"locked":1,"holds":0,"last_lock_ends":"[^"]+Z"\}\n$`, out)
+		assert.Regexp(t, `^\{"names":1,"sources":0,"locked":1,"holds":0,"last_lock_ends":"[^"]+Z"\}\n$`, out)
 		assert.Contains(t, lockedOut(t, carrel(t, status...)), "\nThe last lock ends at ")
 		assert.Contains(t, lockedOut(t, carrelIn(t, barcode77+"\n", atDesk(db, "lockout", "status", "--identifier-file", "-")...)), "locked until ")
 
@@ -235,7 +235,7 @@ func TestLockoutRefuses(t *testing.T) {
 		}
 	}
 	assert.Empty(t, lockEvents(t, db))
-	assert.JSONEq(t, `{"names":0,"locked":0,"holds":0}`, good(t, carrel(t, "lockout", "status", "--db", db, "--json")))
+	assert.JSONEq(t, `{"names":0,"sources":0,"locked":0,"holds":0}`, good(t, carrel(t, "lockout", "status", "--db", db, "--json")))
 }
 
 // Looking leaves nothing behind, unless somebody's identifier was looked up.

@@ -115,10 +115,11 @@ func (s *lockoutStatus) print(cmd *cobra.Command, until time.Time) error {
 
 // A lockoutOverviewReport is what `lockout status --json` says when nobody is named.
 type lockoutOverviewReport struct {
-	Names  int    `json:"names"`
-	Locked int    `json:"locked"`
-	Holds  int    `json:"holds"`
-	Last   string `json:"last_lock_ends,omitempty"`
+	Names   int    `json:"names"`
+	Sources int    `json:"sources"`
+	Locked  int    `json:"locked"`
+	Holds   int    `json:"holds"`
+	Last    string `json:"last_lock_ends,omitempty"`
 }
 
 func lockoutOverview(cmd *cobra.Command, o *openedLockout, asJSON bool) error {
@@ -127,11 +128,12 @@ func lockoutOverview(cmd *cobra.Command, o *openedLockout, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		err = printJSON(cmd, lockoutOverviewReport{v.Names, v.Locked, v.Holds, stamp(v.Last)})
+		err = printJSON(cmd, lockoutOverviewReport{v.Names, v.Sources, v.Locked, v.Holds, stamp(v.Last)})
 	} else {
 		w := &errWriter{out: cmd.OutOrStdout()}
 		t := table{columns: []string{"ACCOUNTS, LOGINS AND SOURCES", "HOW MANY"}}
 		t.add("with wrong guesses that count, or locked", thousands(v.Names))
+		t.add("of these sources", thousands(v.Sources))
 		t.add("locked", thousands(v.Locked))
 		t.add("of these by staff", thousands(v.Holds))
 		w.table(t)

@@ -12,7 +12,7 @@ import (
 
 // Lockouts counts guesses in memory, for one process. It is safe for concurrent use.
 //
-// It takes at most 32 MiB for the guesses of one duration (64 when there is a limit by the day as well), however many names are tried. Some 28,000 keys are kept
+// It takes at most 32 MiB for the guesses of one duration (64 when there is a limit by the day as well), however many names are tried. Some 16,000 keys are kept
 // exactly. What does not fit goes into a sketch, those with the fewest guesses first, and nobody who is locked is forgotten: a sketch says too much at times,
 // and never too little. After ten million names within the duration, one in two hundred who never guessed has a guess less.
 type Lockouts struct {
@@ -20,7 +20,7 @@ type Lockouts struct {
 	index   map[lockout.Key]int32 // into table
 	table   []counted
 	hand    int // where the search for a place goes on
-	evicted map[time.Duration]*sketch
+	evicted map[evicted]forgetful
 
 	states [maxSlots]lockout.State // of the call that has the lock
 	places [maxSlots]int32
@@ -32,11 +32,26 @@ type counted struct {
 	attempts int32
 	period   time.Duration
 	state    lockout.State
+	base     int   // so many guesses of the state are from a sketch …
+	since    int64 // … as long as it starts then
 	keep     int64 // until then it is not dropped though it says nothing: the sketch would say more than is true
 }
 
+// What was evicted from the table is in sketches by the durations of the limits, accounts and sources apart.
+type evicted struct {
+	period  time.Duration
+	sources bool
+}
+
+func (e evicted) sketch() forgetful {
+	if e.sources {
+		return &sums{generations[[rows][counters]uint8]{period: e.period.Microseconds()}}
+	}
+	return &names{generations[[levels][]uint64]{period: e.period.Microseconds()}}
+}
+
 const (
-	tableSize = 28 << 10 // 7/8 of 32 Ki, which is how full a map gets
+	tableSize = 16 << 10
 	maxSlots  = 8
 	nowhere   = -1
 )
@@ -45,7 +60,7 @@ var _ lockout.Local = (*Lockouts)(nil)
 
 // NewLockouts returns a store in which nobody has guessed.
 func NewLockouts() *Lockouts {
-	return &Lockouts{index: map[lockout.Key]int32{}, evicted: map[time.Duration]*sketch{}}
+	return &Lockouts{index: map[lockout.Key]int32{}, evicted: map[evicted]forgetful{}}
 }
 
 // Local says that the store ends with the process.
@@ -102,8 +117,8 @@ func (l *Lockouts) look(slots []lockout.Slot, now time.Time) ([]lockout.State, [
 			continue
 		}
 		places[i], states[i] = nowhere, lockout.State{}
-		if k := l.evicted[slot.Duration]; k != nil && slot.Attempts > 0 {
-			states[i] = k.state(slot.Key, slot.Attempts, now)
+		if k := l.evicted[evicted{slot.Duration, slot.Key.IsSource()}]; k != nil && slot.Attempts > 0 {
+			states[i] = k.state(slot.Key, slot.Attempts, now.UnixMicro())
 		}
 	}
 	return states, places
@@ -139,8 +154,10 @@ func (l *Lockouts) place(key lockout.Key, attempts int, period time.Duration, in
 		return nowhere
 	}
 	c := counted{key: key, attempts: int32(attempts), period: period}
-	if k := l.evicted[period]; k != nil && k.level(key, now) > 0 {
-		c.keep = now.Add(2 * period).UnixMicro()
+	if k := l.evicted[evicted{period, key.IsSource()}]; k != nil {
+		if s := k.state(key, attempts, now.UnixMicro()); s.Failed+s.Earlier > 0 {
+			c.base, c.since, c.keep = s.Failed+s.Earlier, s.Start, now.Add(2*period).UnixMicro()
+		}
 	}
 	l.table[at], l.index[key] = c, at
 	return at
@@ -173,12 +190,17 @@ func (l *Lockouts) yield(inUse []int32, now time.Time) int32 {
 	c := &l.table[best]
 	delete(l.index, c.key)
 	if least > 0 {
-		k := l.evicted[c.period]
+		kind := evicted{c.period, c.key.IsSource()}
+		k := l.evicted[kind]
 		if k == nil {
-			k = &sketch{period: c.period.Microseconds()}
-			l.evicted[c.period] = k
+			k = kind.sketch()
+			l.evicted[kind] = k
 		}
-		k.add(c.key, c.state.At(now, lockout.Slot{Duration: c.period}), int(c.attempts), now)
+		s := c.state.At(now, lockout.Slot{Duration: c.period})
+		if s.Start != c.since { // what was from the sketch is over, wholly or in part: too much is better than too little
+			c.base = 0
+		}
+		k.add(c.key, s, c.base, int(c.attempts), now.UnixMicro())
 	}
 	return best
 }
@@ -232,10 +254,13 @@ func (l *Lockouts) Hold(ctx context.Context, now time.Time, name lockout.Name, u
 		}
 	}
 	recent, daily := name.Common()
-	for period, k := range l.evicted { // what it says cannot be taken out of a sketch: an entry that says otherwise goes before it
-		for _, key := range []lockout.Key{recent, daily} {
-			if _, ok := l.index[key]; !ok && k.level(key, now) > 0 {
-				l.place(key, 1, period, nil, now)
+	for kind, k := range l.evicted { // what it says cannot be taken out of a sketch: an entry that says otherwise goes before it
+		for _, key := range []lockout.Key{recent, daily, name.Source()} {
+			if _, ok := l.index[key]; ok || key.IsSource() != kind.sources {
+				continue
+			}
+			if s := k.state(key, 1, now.UnixMicro()); s.Failed+s.Earlier > 0 {
+				l.place(key, 1, kind.period, nil, now)
 			}
 		}
 	}

@@ -15,11 +15,7 @@ func BenchmarkLockout(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	var attempts [256]lockout.Attempt
-	for i := range attempts {
-		attempts[i] = lockout.Attempt{Account: lockout.Account{Login: "reader" + strconv.Itoa(i), ID: "6f9619ff-8b86-4d01-b42d-00cf4fc964" + strconv.Itoa(i)},
-			Source: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}
-	}
+	attempts := logins()
 	b.ReportAllocs()
 	ctx := b.Context()
 	i := 0
@@ -33,4 +29,12 @@ func BenchmarkLockout(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func logins() (list [256]lockout.Attempt) {
+	for i := range list {
+		list[i] = lockout.Attempt{Account: lockout.Account{Login: "reader" + strconv.Itoa(i), ID: "6f9619ff-8b86-4d01-b42d-00cf4fc964" + strconv.Itoa(i)},
+			Source: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}
+	}
+	return list
 }

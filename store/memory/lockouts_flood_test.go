@@ -192,14 +192,47 @@ func TestFloodInRounds(t *testing.T) {
 	require.Greater(t, sum, 3*len(names), "and not many fewer")
 }
 
+// Guesses from the same sources again and again, while the table has no room for them, over several periods: in none of them more than the budget.
+func TestFloodOfSources(t *testing.T) {
+	const limit = 10
+	f := newFlood(t, lockout.Config{Sources: limit})
+	sources := make([]netip.Addr, 20_000)
+	checked := make([][]time.Time, len(sources))
+	for i := range sources {
+		sources[i] = f.fresh().Source
+	}
+	sum := 0
+	for round := range 40 {
+		for range 10_000 {
+			i := f.rnd.IntN(len(sources) / (1 + round%5))
+			a := f.fresh()
+			a.Source = sources[i]
+			if !f.wrong(a) {
+				continue
+			}
+			sum++
+			checked[i] = append(checked[i], f.now)
+			if n := len(checked[i]); n > limit {
+				require.GreaterOrEqual(t, f.now.Sub(checked[i][n-1-limit]), 15*time.Minute)
+			}
+		}
+		f.now = f.now.Add(time.Duration(f.rnd.IntN(180)) * time.Second)
+	}
+	require.Greater(t, sum, 100_000, "and not many fewer")
+}
+
 // The sketch takes no more however often it turns, and with guesses of a day beside those of a quarter of an hour it takes twice as much.
 func TestFloodForHours(t *testing.T) {
-	before := heap()
-	f := newFlood(t, lockout.Config{Profile: lockout.PIN})
-	for range 8 {
-		f.names(60_000)
-		f.now = f.now.Add(10 * time.Minute)
+	for profile, limit := range map[lockout.Profile]uint64{lockout.Alma: 32 << 20, lockout.PIN: 64 << 20} {
+		before := heap()
+		f := newFlood(t, lockout.Config{Profile: profile})
+		for range 8 {
+			f.names(40_000)
+			f.now = f.now.Add(10 * time.Minute)
+		}
+		grown := heap() - before
+		t.Logf("%v: %.1f MiB", profile, float64(grown)/(1<<20))
+		require.LessOrEqual(t, grown, limit)
+		runtime.KeepAlive(f)
 	}
-	require.LessOrEqual(t, heap()-before, uint64(64<<20))
-	runtime.KeepAlive(f)
 }

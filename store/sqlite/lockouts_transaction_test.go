@@ -60,7 +60,7 @@ func TestLockoutsPrune(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
-	names := 1000
+	names := 500
 	if raceEnabled { // which makes SQLite fifty times slower
 		names = 200
 	}

@@ -57,7 +57,7 @@ func guessName(n int) (name lockout.Name) {
 // guessSlots are the limits of a guess at account n from source m: five and a hold, and fifty in all from there.
 func guessSlots(n, m int) []lockout.Slot {
 	account, _ := guessName(n).Common()
-	source, _ := guessName(1000 + m).Common()
+	source := guessName(1000 + m).Source()
 	return []lockout.Slot{
 		{Key: account, Attempts: 5, Duration: guessPeriod, Clears: true},
 		{Key: guessName(n).Hold(), Duration: guessPeriod},
@@ -151,7 +151,7 @@ func testGuessAllOrNone(t *testing.T, s guesses) {
 	s.wants(guessSlots(1, 2), lockout.Locked, "account 1 is locked")
 	s.hold(guessName(2), s.now.Add(time.Hour))
 	s.wants(guessSlots(2, 2), lockout.Locked, "account 2 is held")
-	source, _ := guessName(1002).Common()
+	source := guessName(1002).Source()
 	if got, ok := s.states(nil, 100)[source]; ok && got.Failed > 0 {
 		t.Errorf("a refused guess is counted for its source: %+v, before %v", got, before)
 	}
@@ -262,7 +262,7 @@ func testGuessForgetsOne(t *testing.T, s guesses) {
 	if v := s.reserve(guessSlots(9, 1)); v.Answer != lockout.Admitted {
 		t.Errorf("the source says %+v", v)
 	}
-	source, _ := guessName(1001).Common()
+	source := guessName(1001).Source()
 	if got := s.states(nil, 100)[source]; got.Failed+got.Earlier != 16 {
 		t.Errorf("the source has %+v, want the 15 wrong guesses and one that is open", got)
 	}
@@ -292,7 +292,7 @@ func testGuessRace(t *testing.T, s guesses) {
 	}
 	sum := 0
 	for m := range 3 {
-		source, _ := guessName(1000 + m).Common()
+		source := guessName(1000 + m).Source()
 		sum += s.states(nil, 100)[source].Failed
 	}
 	if sum != 5 {
@@ -516,7 +516,7 @@ func (m *guessModel) slots() []lockout.Slot {
 	if m.rnd.IntN(4) == 0 {
 		recent[12], daily[12] = 9, 9 // at a device
 	}
-	source, _ := guessName(1000 + m.base + m.rnd.IntN(2)).Common()
+	source := guessName(1000 + m.base + m.rnd.IntN(2)).Source()
 	list := []lockout.Slot{{Key: recent, Attempts: 3, Duration: 5 * time.Minute, Clears: true}}
 	if m.base%200 == 0 {
 		list = append(list, lockout.Slot{Key: daily, Attempts: 8, Duration: time.Hour})
