@@ -27,7 +27,7 @@ import (
 	"github.com/carrel-project/carrel/store/sqlite"
 )
 
-// A guess at a name that is in the store, and the ways in which it may be written before it is hashed.
+// writings are the ways in which a name may be written before it is hashed.
 func writings(text string) (list []string) {
 	list = []string{text, strings.ToLower(text), strings.ToUpper(text)}
 	if a, err := netip.ParseAddr(text); err == nil {

@@ -17,7 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -220,21 +219,6 @@ func stampede(ctx context.Context, guard *lockout.Guard, n int, right bool) (sum
 	return sum
 }
 
-// oneByOne makes wrong guesses until it is locked, at most n, and returns how many were verified.
-func oneByOne(t *testing.T, guard *lockout.Guard, id string, n int) (verified int) {
-	t.Helper()
-	for verified < n {
-		r, err := guard.Reserve(t.Context(), lockout.Attempt{Account: lockout.Account{ID: id}})
-		if errors.Is(err, lockout.ErrLocked) {
-			break
-		}
-		require.NoError(t, err)
-		require.NoError(t, r.Failure(t.Context()))
-		verified++
-	}
-	return verified
-}
-
 // readFirst is a store that reads, compares and writes, as many do: what must not be.
 type readFirst struct {
 	*sqlite.Lockouts
@@ -346,13 +330,6 @@ func (e *events) Record(_ context.Context, event audit.Event) error {
 	return nil
 }
 
-// later is a clock that a test moves on.
-type later struct{ by atomic.Int64 }
-
-func (l *later) now() time.Time { return time.Now().Add(time.Duration(l.by.Load())) }
-
-func (l *later) pass(d time.Duration) { l.by.Add(int64(d)) }
-
 // A guess of a process that was killed before it concluded it was a wrong one.
 func TestLockoutsKilledBetween(t *testing.T) {
 	t.Parallel() // it waits most of the time
@@ -423,7 +400,7 @@ func TestLockoutsKilledAtAnyTime(t *testing.T) {
 	}
 	inside := 0
 	for _, e := range statesOf(t, store) {
-		require.Equal(t, 1, e.State.Failed)
+		require.Equal(t, 1, e.State.Failed, "also of what nobody was told")
 		inside += e.State.Open
 	}
 	o, err := guard.Overview(t.Context())
