@@ -68,7 +68,7 @@ func (l *Login) Remember(w http.ResponseWriter, r *http.Request, id string) {
 		Name:     deviceCookie(id),
 		Value:    l.Guard.Remember(lockout.Account{ID: id}),
 		Path:     "/login", // nothing else reads it
-		MaxAge:   int(180 * 24 * time.Hour / time.Second),
+		MaxAge:   int(lockout.DeviceLife / time.Second),
 		HttpOnly: true,
 		Secure:   l.secure(r),
 		SameSite: http.SameSiteLaxMode,

@@ -101,7 +101,7 @@ func crack(stored map[lockout.Name]bool, dictionary []string, keys [][]byte) map
 func TestLockoutsDump(t *testing.T) {
 	size := 100_000
 	if raceEnabled {
-		size = 5_000
+		size = 3_000
 	}
 	if os.Getenv("CARREL_TEST_LONG") != "" {
 		size = 1_000_000

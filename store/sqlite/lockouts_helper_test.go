@@ -32,3 +32,14 @@ type later struct{ by atomic.Int64 }
 func (l *later) now() time.Time { return time.Now().Add(time.Duration(l.by.Load())) }
 
 func (l *later) pass(d time.Duration) { l.by.Add(int64(d)) }
+
+func statesOf(t *testing.T, store lockout.Store) (list []lockout.Entry) {
+	for q := (lockout.Query{Limit: 1000}); ; {
+		page, err := store.States(t.Context(), time.Now(), q)
+		require.NoError(t, err)
+		list = append(list, page.Entries...)
+		if q.Cursor = page.Cursor; q.Cursor == "" {
+			return list
+		}
+	}
+}

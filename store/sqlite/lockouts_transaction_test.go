@@ -62,7 +62,7 @@ func TestLockoutsPrune(t *testing.T) {
 	}
 	names := 500
 	if raceEnabled { // which makes SQLite fifty times slower
-		names = 200
+		names = 120
 	}
 	for i := range names {
 		var name lockout.Name
