@@ -14,11 +14,12 @@ type clock struct {
 	begin   time.Time            // what the machine's clock showed then
 	keeper  Timekeeper           // nil: the store is this process's own
 
-	mu    sync.Mutex
-	known bool
-	base  time.Time     // the time when elapsed was 0
-	asked time.Duration // elapsed, when the keeper was last asked
-	apart time.Duration // of wall from base + elapsed at that time
+	mu      sync.Mutex
+	known   bool
+	base    time.Time     // the time when elapsed was 0
+	asked   time.Duration // elapsed, when the keeper was last asked
+	apart   time.Duration // of wall from base + elapsed at that time
+	edition int64         // of the store's time then
 }
 
 // askAgain is how often the store's time is compared, at least.
@@ -46,16 +47,18 @@ func (c *clock) now(ctx context.Context) (time.Time, error) {
 	if c.known {
 		mine = c.base.Add(elapsed)
 	}
-	t, err := c.keeper.Sync(ctx, mine)
+	t, edition, err := c.keeper.Sync(ctx, mine, c.edition)
+	elapsed = c.elapsed() // the answer took its time, and a clock that is behind ends no lock early
 	if err != nil {
 		if c.known {
-			return mine, nil // and ask next time
+			return c.base.Add(elapsed), nil // and ask next time
 		}
 		return time.Time{}, err
 	}
-	if !c.known {
+	if !c.known || t.Sub(mine).Abs() > Apart { // another Guard, which knew the time from before the clock was set, has corrected it
 		c.known, c.base = true, t.Add(-elapsed)
 	}
+	c.edition = edition
 	c.asked, c.apart = elapsed, c.wall().Round(0).Sub(c.base.Add(elapsed))
 	return c.base.Add(elapsed), nil
 }

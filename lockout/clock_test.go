@@ -34,6 +34,7 @@ type plainStore struct {
 	states map[Key]State
 	server *machine
 	offset time.Duration
+	edit   int64
 	down   bool
 }
 
@@ -75,18 +76,19 @@ func (s *plainStore) Conclude(_ context.Context, now time.Time, slots []Slot, c 
 func (s *plainStore) Hold(context.Context, time.Time, Name, time.Time) error { return nil }
 func (s *plainStore) States(context.Context, time.Time, Query) (Page, error) { return Page{}, nil }
 
-func (s *plainStore) Sync(_ context.Context, mine time.Time) (time.Time, error) {
+func (s *plainStore) Sync(_ context.Context, mine time.Time, seen int64) (time.Time, int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.down {
-		return time.Time{}, errors.New("down")
+		return time.Time{}, 0, errors.New("down")
 	}
 	now := s.server.now().Add(s.offset)
-	if !mine.IsZero() && now.Sub(mine).Abs() > Apart {
+	if !mine.IsZero() && seen == s.edit && now.Sub(mine).Abs() > Apart {
 		s.offset = mine.Sub(s.server.now())
 		now = mine
+		s.edit++
 	}
-	return now, nil
+	return now, s.edit, nil
 }
 
 // process makes a Guard as a process that starts now would.

@@ -16,15 +16,21 @@ const (
 
 // reach runs f with the time, within patience. An error that is not ctx's is ErrUnavailable.
 func reach[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now time.Time) (T, error)) (T, error) {
+	if g.clock.elapsed().Microseconds() < g.askAfter.Load() {
+		var none T
+		return none, ErrUnavailable
+	}
+	return try(ctx, g, f)
+}
+
+// try is reach for what must not be left undone because something else failed: a conclusion.
+func try[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now time.Time) (T, error)) (T, error) {
 	var none T
 	if g.local { // it does not hang
 		t, err := f(ctx, g.clock.own())
 		return t, g.unreachable(ctx, err)
 	}
 	begin := g.clock.elapsed()
-	if begin.Microseconds() < g.askAfter.Load() {
-		return none, ErrUnavailable
-	}
 	within, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	type answer struct {
@@ -97,7 +103,7 @@ func (g *Guard) conclude(ctx context.Context, r *Reservation, result Result) (Ve
 		v, err := g.store.Conclude(ctx, g.clock.own(), r.slots(), Conclusion{r.at, result})
 		return v, g.unreachable(ctx, err)
 	}
-	return reach(ctx, g, func(ctx context.Context, now time.Time) (Verdict, error) {
+	return try(ctx, g, func(ctx context.Context, now time.Time) (Verdict, error) {
 		return g.store.Conclude(ctx, now, r.slots(), Conclusion{r.at, result})
 	})
 }

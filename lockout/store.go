@@ -34,9 +34,10 @@ type Local interface {
 // A Timekeeper is a store that several processes share and that keeps one time for them, so that a clock that somebody sets ends no lock. A Guard asks it
 // when it begins and from then on counts by its own monotonic clock; it asks again now and then, and when the two have parted the clock was set.
 type Timekeeper interface {
-	// Sync returns the store's time: that of its clock and an offset that it keeps. If mine is not zero and the store's time is apart from it by more
-	// than [Apart], it changes the offset, so that the store's time is mine.
-	Sync(ctx context.Context, mine time.Time) (time.Time, error)
+	// Sync returns the store's time, that of its clock and an offset that it keeps, and how often the offset was changed: its edition. If mine is not zero and the
+	// store's time is apart from it by more than [Apart], although the edition is the one that the caller has seen, then its clock was set: it changes the offset, so that its
+	// time is mine, and the edition. If the edition is another one, somebody else has seen to it, whose time it returns. All in one atomic step.
+	Sync(ctx context.Context, mine time.Time, seen int64) (now time.Time, edition int64, err error)
 }
 
 // Apart is how far two clocks may be apart without one of them having been set.

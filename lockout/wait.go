@@ -28,6 +28,7 @@ type lines struct {
 	waiting atomic.Int64 // so that nobody locks when nobody waits
 	mu      sync.Mutex
 	of      map[Key][]*waiter
+	asking  map[Key]int // those who ask the store and are in no line
 }
 
 // A waiter is told to ask, by an empty verdict, which only the first of a line is; or what the one before it was told.
@@ -111,11 +112,44 @@ func (l *lines) wake(slots []Slot) {
 	}
 }
 
+// mayAsk reports whether somebody may ask the store at once: when nobody waits at the key, and fewer ask than could be admitted together. Of a thousand who guess at one
+// account at the same moment the store hears of few, and what the first of the others is told holds for all of them.
+func (l *lines) mayAsk(key Key, most int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.of[key]) > 0 || l.asking[key] >= most {
+		return false
+	}
+	if l.asking == nil {
+		l.asking = map[Key]int{}
+	}
+	l.asking[key]++
+	return true
+}
+
+// asked says that the answer is here.
+func (l *lines) asked(key Key) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.asking[key]--; l.asking[key] == 0 {
+		delete(l.asking, key)
+	}
+	if line := l.of[key]; len(line) > 0 {
+		line[0].tell(Verdict{})
+	}
+}
+
 // admit asks, and waits while the answer is Busy.
 func (g *Guard) admit(ctx context.Context, r *Reservation) (Verdict, error) {
 	key, queue := g.lines.behind(r.slots())
+	if own := r.list[0].Key; !queue && !g.local && !g.lines.mayAsk(own, g.cfg.Attempts) {
+		key, queue = own, true
+	}
 	if !queue {
 		v, err := g.ask(ctx, r)
+		if !g.local {
+			g.lines.asked(r.list[0].Key)
+		}
 		if err != nil || v.Answer != Busy {
 			return v, err
 		}

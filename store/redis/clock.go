@@ -4,11 +4,12 @@ package redis
 var clock = newScript(`
 local t = redis.call('TIME')
 local own = t[1] * 1000000 + t[2]
-local now = own + (tonumber(redis.call('GET', KEYS[1]) or '0'))
+local kept = redis.call('HMGET', KEYS[1], 'apart', 'edition')
+local now, edition = own + tonumber(kept[1] or '0'), tonumber(kept[2] or '0')
 local mine = tonumber(ARGV[1])
-if mine ~= 0 and math.abs(now - mine) > tonumber(ARGV[2]) then
-  redis.call('SET', KEYS[1], string.format('%.0f', mine - own))
-  now = mine
+if mine ~= 0 and tonumber(ARGV[3]) == edition and math.abs(now - mine) > tonumber(ARGV[2]) then
+  now, edition = mine, edition + 1
+  redis.call('HSET', KEYS[1], 'apart', string.format('%.0f', mine - own), 'edition', string.format('%.0f', edition))
 end
-return now
+return {now, edition}
 `)

@@ -54,7 +54,7 @@ func TestErrorsSayNothing(t *testing.T) {
 		require.NoError(t, err)
 		err = store.Hold(t.Context(), time.Now(), lockout.Name{}, time.Time{})
 		require.EqualError(t, err, "redis: Hold: "+c.want)
-		_, err = store.Sync(t.Context(), time.Time{})
+		_, _, err = store.Sync(t.Context(), time.Time{}, 0)
 		require.EqualError(t, err, "redis: Sync: "+c.want)
 		_, err = store.States(t.Context(), time.Now(), lockout.Query{Limit: 1})
 		require.EqualError(t, err, "redis: States: "+c.want)
@@ -70,7 +70,7 @@ func TestForeignAnswers(t *testing.T) {
 	store, err := redis.NewLockouts(broken{nil}, "")
 	require.NoError(t, err)
 	const want = "the answer is none of this store's: something else writes under its prefix"
-	_, err = store.Sync(t.Context(), time.Time{})
+	_, _, err = store.Sync(t.Context(), time.Time{}, 0)
 	require.EqualError(t, err, "redis: Sync: "+want)
 	_, err = store.Reserve(t.Context(), time.Now(), make([]lockout.Slot, 1))
 	require.EqualError(t, err, "redis: Reserve: "+want)

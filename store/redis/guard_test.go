@@ -81,10 +81,10 @@ func TestServerClockIsSet(t *testing.T) {
 			require.Equal(t, 5, wrong(t, running))
 
 			// What the store says is the server's time and the offset, so that this is the same as setting the server's clock.
-			before, err := store.Sync(t.Context(), time.Time{})
+			before, _, err := store.Sync(t.Context(), time.Time{}, 0)
 			require.NoError(t, err)
-			require.NoError(t, client.IncrBy(t.Context(), "{"+prefix+"}:clock", step.Microseconds()).Err())
-			after, err := store.Sync(t.Context(), time.Time{})
+			require.NoError(t, client.HIncrBy(t.Context(), "{"+prefix+"}:clock", "apart", step.Microseconds()).Err())
+			after, _, err := store.Sync(t.Context(), time.Time{}, 0)
 			require.NoError(t, err)
 			require.InDelta(t, step.Seconds(), after.Sub(before).Seconds(), 1)
 
@@ -93,7 +93,7 @@ func TestServerClockIsSet(t *testing.T) {
 			locked(t, running, 13*time.Minute, 14*time.Minute+time.Second)
 			h.pass(2 * time.Second)
 			locked(t, running, 13*time.Minute, 14*time.Minute)
-			right, err := store.Sync(t.Context(), time.Time{})
+			right, _, err := store.Sync(t.Context(), time.Time{}, 0)
 			require.NoError(t, err)
 			require.InDelta(t, 61, right.Sub(before).Seconds(), 1)
 			locked(t, guard(t, store), 13*time.Minute, 14*time.Minute)
@@ -110,10 +110,10 @@ func TestServerClockIsSet(t *testing.T) {
 func TestOffsetIsExact(t *testing.T) {
 	store, client, prefix := open(t)
 	mine := time.Date(2250, 1, 1, 0, 0, 0, 123_457_000, time.UTC)
-	got, err := store.Sync(t.Context(), mine)
+	got, _, err := store.Sync(t.Context(), mine, 0)
 	require.NoError(t, err)
 	require.True(t, mine.Equal(got), got)
-	kept, err := client.Get(t.Context(), "{"+prefix+"}:clock").Result()
+	kept, err := client.HGet(t.Context(), "{"+prefix+"}:clock", "apart").Result()
 	require.NoError(t, err)
 	n, err := strconv.ParseInt(kept, 10, 64)
 	require.NoError(t, err)

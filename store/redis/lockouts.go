@@ -112,18 +112,23 @@ func (l *Lockouts) Hold(ctx context.Context, now time.Time, name lockout.Name, u
 
 // Sync implements lockout.Timekeeper. The server's clock may be set by up to an hour in either direction while a lock runs: the keys stay that much longer than
 // the locks in them. What ends is then still the lock's own time, as the running Guards know it.
-func (l *Lockouts) Sync(ctx context.Context, mine time.Time) (time.Time, error) {
+func (l *Lockouts) Sync(ctx context.Context, mine time.Time, seen int64) (time.Time, int64, error) {
 	micro := int64(0)
 	if !mine.IsZero() {
 		micro = mine.UnixMicro()
 	}
-	reply, err := l.run(ctx, "Sync", clock, again, one(l.prefix+"clock", micro, lockout.Apart.Microseconds()))
+	reply, err := l.run(ctx, "Sync", clock, again, one(l.prefix+"clock", micro, lockout.Apart.Microseconds(), seen))
 	if err != nil {
-		return time.Time{}, err
+		return time.Time{}, 0, err
 	}
-	t, ok := reply.(int64)
-	if !ok {
-		return time.Time{}, &Error{Op: "Sync"}
+	list, ok := reply.([]any)
+	if !ok || len(list) != 2 {
+		return time.Time{}, 0, &Error{Op: "Sync"}
 	}
-	return time.UnixMicro(t), nil
+	now, isTime := list[0].(int64)
+	edition, isNumber := list[1].(int64)
+	if !isTime || !isNumber {
+		return time.Time{}, 0, &Error{Op: "Sync"}
+	}
+	return time.UnixMicro(now), edition, nil
 }

@@ -212,7 +212,7 @@ func TestPages(t *testing.T) {
 	ctx, now := t.Context(), time.Now()
 	other, err := redis.NewLockouts(client, draw(t, client))
 	require.NoError(t, err)
-	_, err = store.Sync(ctx, time.Now().Add(time.Hour))
+	_, _, err = store.Sync(ctx, time.Now().Add(time.Hour), 0)
 	require.NoError(t, err)
 	want := map[lockout.Key]bool{}
 	for i := range 700 {

@@ -17,6 +17,8 @@ import (
 type Lockouts struct {
 	db   DB
 	turn chan struct{} // full while somebody writes
+	next chan struct{} // full while somebody waits for the turn to reserve a guess: conclusions do not wait behind a thousand who are about to begin
+	done atomic.Int64  // how many reservations have had their turn
 
 	mu    sync.Mutex
 	stmts map[string]*sql.Stmt
@@ -32,12 +34,29 @@ var (
 
 // NewLockouts returns the store in db. It neither creates nor migrates tables.
 func NewLockouts(db DB) *Lockouts {
-	return &Lockouts{db: db, turn: make(chan struct{}, 1), stmts: map[string]*sql.Stmt{}}
+	return &Lockouts{db: db, turn: make(chan struct{}, 1), next: make(chan struct{}, 1), stmts: map[string]*sql.Stmt{}}
 }
 
 // Reserve implements lockout.Store, in one statement if the guess is admitted.
 func (l *Lockouts) Reserve(ctx context.Context, now time.Time, slots []lockout.Slot) (v lockout.Verdict, err error) {
+	taken := false
+	before, late := l.done.Load(), time.NewTimer(maxQueue)
+	defer late.Stop()
+	for waiting := true; waiting; {
+		select {
+		case l.next <- struct{}{}:
+			waiting = false
+		case <-ctx.Done():
+			return v, ctx.Err()
+		case <-late.C:
+			if l.done.Load() != before { // the file is well, there are just too many
+				return lockout.Verdict{Answer: lockout.Busy}, nil
+			}
+		}
+	}
 	err = l.write(ctx, func() error {
+		<-l.next
+		taken = true
 		for {
 			if v, err = l.reserve(ctx, now, slots); err != nil || v.Answer == lockout.Admitted {
 				return err
@@ -55,12 +74,19 @@ func (l *Lockouts) Reserve(ctx context.Context, now time.Time, slots []lockout.S
 			// Another process has given its guess back since.
 		}
 	})
+	if !taken {
+		<-l.next
+	}
 	if err != nil {
 		return lockout.Verdict{}, err
 	}
+	l.done.Add(1)
 	l.prune(ctx, now)
 	return v, nil
 }
+
+// maxQueue is how long a reservation waits for others of this process.
+const maxQueue = time.Second
 
 // counts reports whether any slot counts.
 func counts(slots []lockout.Slot) bool {
@@ -232,22 +258,27 @@ func (l *Lockouts) States(ctx context.Context, _ time.Time, q lockout.Query) (pa
 }
 
 // Sync implements lockout.Timekeeper, by this machine's clock.
-func (l *Lockouts) Sync(ctx context.Context, mine time.Time) (time.Time, error) {
+func (l *Lockouts) Sync(ctx context.Context, mine time.Time, seen int64) (time.Time, int64, error) {
 	const op = "read the time of guesses"
-	var apart int64
-	if err := l.db.QueryRowContext(ctx, "SELECT apart FROM lockout_clock").Scan(&apart); err != nil {
-		return time.Time{}, failed(op, err)
+	for {
+		var apart, edition int64
+		if err := l.db.QueryRowContext(ctx, "SELECT apart, edition FROM lockout_clock").Scan(&apart, &edition); err != nil {
+			return time.Time{}, 0, failed(op, err)
+		}
+		clock := time.Now().Round(0)
+		now := clock.Add(time.Duration(apart) * time.Microsecond)
+		if mine.IsZero() || edition != seen || now.Sub(mine).Abs() <= lockout.Apart {
+			return now, edition, nil
+		}
+		var n int64
+		err := l.write(ctx, func() (err error) {
+			n, err = change(ctx, l.db, "keep the time of guesses", "UPDATE lockout_clock SET apart = ?, edition = edition + 1 WHERE edition = ?", mine.Sub(clock).Microseconds(), edition)
+			return err
+		})
+		if err != nil || n == 1 {
+			return mine, edition + 1, err
+		}
 	}
-	clock := time.Now().Round(0)
-	now := clock.Add(time.Duration(apart) * time.Microsecond)
-	if mine.IsZero() || now.Sub(mine).Abs() <= lockout.Apart {
-		return now, nil
-	}
-	err := l.write(ctx, func() error {
-		_, err := change(ctx, l.db, "keep the time of guesses", "UPDATE lockout_clock SET apart = ?", mine.Sub(clock).Microseconds())
-		return err
-	})
-	return mine, err
 }
 
 // write runs f while nobody else in this process writes.

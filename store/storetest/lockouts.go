@@ -421,12 +421,14 @@ func testGuessTime(t *testing.T, s guesses) {
 	if !ok {
 		return
 	}
+	edition := int64(0)
 	sync := func(mine time.Time) time.Time {
 		t.Helper()
-		now, err := k.Sync(t.Context(), mine)
+		now, e, err := k.Sync(t.Context(), mine, edition)
 		if err != nil {
 			t.Fatalf("Sync: %v", err)
 		}
+		edition = e
 		return now
 	}
 	near := func(got, want time.Time, why string) {
@@ -440,10 +442,36 @@ func testGuessTime(t *testing.T, s guesses) {
 	near(sync(time.Time{}), first, "a little apart")
 	for _, step := range []time.Duration{time.Hour, -time.Hour, -time.Hour} {
 		first = first.Add(step)
+		before := edition
 		near(sync(first), first, "apart by an hour, as it answers")
+		if edition == before {
+			t.Error("the offset was changed and its edition was not")
+		}
 		near(sync(time.Time{}), first, "apart by an hour, asked later")
+		now, e, err := k.Sync(t.Context(), first.Add(time.Hour), before)
+		near(now, first, "somebody who has not heard of the change")
+		if err != nil || e != edition {
+			t.Errorf("somebody who has not heard of the change is told the edition %d, %v, want %d", e, err, edition)
+		}
 	}
-	if _, err := k.Sync(canceled(t), time.Time{}); !errors.Is(err, context.Canceled) {
+	seen := edition
+	var changed atomic.Int64
+	for _, err := range race(8, func(i int) error {
+		mine := first.Add(time.Duration(i+1) * time.Hour)
+		now, _, err := k.Sync(t.Context(), mine, seen)
+		if now.Sub(mine).Abs() <= lockout.Apart {
+			changed.Add(1)
+		}
+		return err
+	}) {
+		if err != nil {
+			t.Errorf("Sync in a race: %v", err)
+		}
+	}
+	if changed.Load() != 1 {
+		t.Errorf("%d of eight who set the time at once were told that it is theirs, want one", changed.Load())
+	}
+	if _, _, err := k.Sync(canceled(t), time.Time{}, 0); !errors.Is(err, context.Canceled) {
 		t.Errorf("Sync with a canceled context: %v", err)
 	}
 }

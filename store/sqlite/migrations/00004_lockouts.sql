@@ -13,9 +13,10 @@ CREATE TABLE lockouts (
 ) WITHOUT ROWID;
 
 CREATE TABLE lockout_clock (                  -- one row
-	apart INTEGER NOT NULL                    -- the time by which guesses are counted is that of the machine and this
+	apart   INTEGER NOT NULL,                 -- the time by which guesses are counted is that of the machine and this
+	edition INTEGER NOT NULL                  -- how often that was changed
 );
-INSERT INTO lockout_clock VALUES (0);
+INSERT INTO lockout_clock VALUES (0, 0);
 
 PRAGMA user_version = 4;
 
