@@ -73,7 +73,7 @@ func heap() uint64 {
 
 // Whoever is locked stays locked through ten million other names, in 32 MiB, and of those who never guessed one in two hundred at most has a guess less.
 func TestFloodOfNames(t *testing.T) {
-	names := 300_000
+	names := 100_000
 	if os.Getenv("CARREL_TEST_LONG") != "" {
 		names = 10_000_000
 	}
@@ -99,7 +99,7 @@ func TestFloodOfNames(t *testing.T) {
 	t.Logf("%d names: %.1f MiB", names, float64(grown)/(1<<20))
 	require.LessOrEqual(t, grown, uint64(32<<20))
 
-	const sample = 100_000
+	const sample = 50_000
 	lost, unable := 0, 0
 	for range sample {
 		r, err := f.Reserve(t.Context(), f.fresh())
@@ -132,7 +132,7 @@ func TestFloodOfNames(t *testing.T) {
 // More accounts are locked than the table has room for: all of them stay locked, and nobody else is.
 func TestFloodOfLocks(t *testing.T) {
 	f := newFlood(t, lockout.Config{Attempts: 3, Sources: 1000})
-	locked := make([]lockout.Attempt, 60_000)
+	locked := make([]lockout.Attempt, 30_000)
 	for i := range locked {
 		locked[i] = f.fresh()
 		locked[i].Source = netip.Addr{}
@@ -166,7 +166,7 @@ func TestFloodOfLocks(t *testing.T) {
 // Guesses at the same names again and again, while the table has no room for them: never more than the budget, however it is spread.
 func TestFloodInRounds(t *testing.T) {
 	f := newFlood(t, lockout.Config{Sources: 1000})
-	names := make([]lockout.Attempt, 50_000)
+	names := make([]lockout.Attempt, 25_000)
 	checked := make([]int, len(names))
 	for i := range names {
 		names[i] = f.fresh()
@@ -218,7 +218,7 @@ func TestFloodOfSources(t *testing.T) {
 		}
 		f.now = f.now.Add(time.Duration(f.rnd.IntN(180)) * time.Second)
 	}
-	require.Greater(t, sum, 100_000, "and not many fewer")
+	require.Greater(t, sum, 50_000, "and not many fewer")
 }
 
 // The sketch takes no more however often it turns, and with guesses of a day beside those of a quarter of an hour it takes twice as much.
@@ -227,7 +227,7 @@ func TestFloodForHours(t *testing.T) {
 		before := heap()
 		f := newFlood(t, lockout.Config{Profile: profile})
 		for range 8 {
-			f.names(40_000)
+			f.names(15_000)
 			f.now = f.now.Add(10 * time.Minute)
 		}
 		grown := heap() - before
