@@ -215,7 +215,7 @@ const (
 func (c *counted) worth(now time.Time) int {
 	s := c.state.At(now, lockout.Slot{Duration: c.period})
 	switch {
-	case s.Open > 0:
+	case s.Open+s.Older > 0:
 		return pinned // its conclusion must find it
 	case s.Until > 0 && c.key.IsHold():
 		return pinned // staff does not put a hold on thousands

@@ -7,7 +7,7 @@ import (
 )
 
 // The scripts below are lockout.Admit, lockout.Settle and lockout.State.Forget in Lua, step by step and with the same names. Numbers are doubles there, which hold microseconds
-// until the year 2255 exactly. A state is packed, in this order: until (til, because until is a word of Lua's), start, lease, kept, failed, earlier, open.
+// until the year 2255 exactly. A state is packed, in this order: until (til, because until is a word of Lua's), start, lease, kept, failed, earlier, open, older.
 //
 // Kept is until when the key is known to stay, so that the server is not asked and told at every guess: it is told when that is less than twice the duration and the slack away, and then
 // for a little longer than that. It is asked before, so that no limit makes a key end that another one in it needs.
@@ -40,15 +40,14 @@ for at = 4, last, 5 do
   local raw = found[j]
   raws[i] = raw
   if raw and parse('<d', raw) > now then
-    local til, start, lease, kept, failed, earlier, open = parse('<ddddI4I4I4', raw)
-    if open > 0 and now < lease then
+    local til, start, lease, kept, failed, earlier, open, older = parse('<ddddI4I4I4I4', raw)
+    if now < lease and open + older > 0 or now < lease + check and open > 0 then
       if answer == 0 then
         answer, slot = 1, i - 1
       end
     else
-      if open > 0 then
+      if open + older > 0 then
         crossed = crossed + bit
-        raws[i] = pack('<ddddI4I4I4', til, start, lease, kept, failed, earlier, 0)
       end
       if answer ~= 2 or til - now > wait then
         answer, slot, wait = 2, i - 1, til - now
@@ -72,17 +71,19 @@ for at = 4, last, 5 do
   end
   i = i + 1
   local raw, attempts, period = raws[i], args[at + 3], args[at + 4]
-  local til, start, lease, kept, failed, earlier, open = 0, 0, 0, 0, 0, 0, 0
+  local til, start, lease, kept, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0, 0
   if raw then
-    til, start, lease, kept, failed, earlier, open = parse('<ddddI4I4I4', raw)
+    til, start, lease, kept, failed, earlier, open, older = parse('<ddddI4I4I4I4', raw)
+    if lease + check <= now then
+      open, older = 0, 0
+    elseif lease <= now then
+      open, older, lease = 0, open, lease + check
+    end
     if til <= now then
       if til ~= 0 or start + 2 * period <= now then
-        til, start, lease, failed, earlier, open = 0, 0, 0, 0, 0, 0
+        til, start, lease, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0
       elseif start + period <= now then
         start, earlier, failed = start + period, failed, 0
-      end
-      if lease <= now then
-        open = 0
       end
     end
   end
@@ -90,7 +91,10 @@ for at = 4, last, 5 do
     if failed + earlier == 0 then
       start = now
     end
-    failed, open, lease = failed + 1, open + 1, now + check
+    if open + older == 0 then
+      lease = now + check
+    end
+    failed, open = failed + 1, open + 1
     local left = attempts - failed - earlier
     if left <= 0 then
       left, til = 0, now + period
@@ -99,14 +103,14 @@ for at = 4, last, 5 do
       least = left
     end
   end
-  if til ~= 0 or failed + earlier + open > 0 then
+  if til ~= 0 or failed + earlier + open + older > 0 then
     local ttl = 2 * period + slack
     local short = kept < now + ttl
     if short then
       ttl = ttl + spare
       kept = now + ttl
     end
-    call('HSET', KEYS[k], args[at + 1], pack('<ddddI4I4I4', til, start, lease, kept, failed, earlier, open))
+    call('HSET', KEYS[k], args[at + 1], pack('<ddddI4I4I4I4', til, start, lease, kept, failed, earlier, open, older))
     if short and call('PTTL', KEYS[k]) * 1000 < ttl then
       call('PEXPIRE', KEYS[k], math.ceil(ttl / 1000))
     end
@@ -129,27 +133,31 @@ for at = 4, last, 5 do
   local period = args[at + 4]
   if args[at + 3] > 0 then
     local raw = call('HGET', KEYS[k], args[at + 1])
-    local til, start, lease, kept, failed, earlier, open = 0, 0, 0, 0, 0, 0, 0
+    local til, start, lease, kept, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0, 0
     if raw then
-      til, start, lease, kept, failed, earlier, open = parse('<ddddI4I4I4', raw)
+      til, start, lease, kept, failed, earlier, open, older = parse('<ddddI4I4I4I4', raw)
+      if lease + check <= now then
+        open, older = 0, 0
+      elseif lease <= now then
+        open, older, lease = 0, open, lease + check
+      end
       if til <= now then
         if til ~= 0 or start + 2 * period <= now then
-          til, start, lease, failed, earlier, open = 0, 0, 0, 0, 0, 0
+          til, start, lease, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0
         elseif start + period <= now then
           start, earlier, failed = start + period, failed, 0
         end
-        if lease <= now then
-          open = 0
-        end
       end
     end
-    if open > 0 then
+    if older > 0 and (reserved < lease - check or open == 0) then
+      older = older - 1
+    elseif open > 0 then
       open = open - 1
     end
     if result == 1 and args[at + 2] == 1 then
-      start, failed, earlier, til = now, open, 0, 0
+      start, failed, earlier, til = now, open + older, 0, 0
     elseif result == 0 then
-      if til > now and open == 0 then
+      if til > now and open + older == 0 then
         til = now + period
         crossed = crossed + bit
       end
@@ -161,14 +169,14 @@ for at = 4, last, 5 do
       end
       til = 0
     end
-    if til ~= 0 or failed + earlier + open > 0 then
+    if til ~= 0 or failed + earlier + open + older > 0 then
       local ttl = 2 * period + slack
       local short = kept < now + ttl
       if short then
         ttl = ttl + spare
         kept = now + ttl
       end
-      call('HSET', KEYS[k], args[at + 1], pack('<ddddI4I4I4', til, start, lease, kept, failed, earlier, open))
+      call('HSET', KEYS[k], args[at + 1], pack('<ddddI4I4I4I4', til, start, lease, kept, failed, earlier, open, older))
       if short and call('PTTL', KEYS[k]) * 1000 < ttl then
         call('PEXPIRE', KEYS[k], math.ceil(ttl / 1000))
       end
@@ -185,7 +193,7 @@ return pack('B', crossed)
 var hold = newScript(constants + `
 local key, now, til = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 if til ~= 0 then
-  call('HSET', key, ARGV[3], pack('<ddddI4I4I4', til, 0, 0, 0, 0, 0, 0))
+  call('HSET', key, ARGV[3], pack('<ddddI4I4I4I4', til, 0, 0, 0, 0, 0, 0, 0))
   local ttl = math.max(til - now, 0) + slack
   if call('PTTL', key) * 1000 < ttl then
     call('PEXPIRE', key, math.ceil(ttl / 1000))
@@ -194,11 +202,16 @@ if til ~= 0 then
 end
 local all = call('HGETALL', key)
 for i = 1, #all, 2 do
-  local _, _, lease, kept, _, _, open = parse('<ddddI4I4I4', all[i + 1])
-  if open == 0 or lease <= now then
+  local _, _, lease, kept, _, _, open, older = parse('<ddddI4I4I4I4', all[i + 1])
+  if lease + check <= now then
+    open, older = 0, 0
+  elseif lease <= now then
+    open, older, lease = 0, open, lease + check
+  end
+  if open + older == 0 then
     call('HDEL', key, all[i])
   else
-    call('HSET', key, all[i], pack('<ddddI4I4I4', 0, now, lease, kept, open, 0, open))
+    call('HSET', key, all[i], pack('<ddddI4I4I4I4', 0, now, lease, kept, open + older, 0, open, older))
   end
 end
 return ''

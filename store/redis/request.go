@@ -88,7 +88,7 @@ const (
 	headSize    = 8 + 8 + 1
 	slotSize    = 1 + 12 + 1 + 8 + 8
 	verdictSize = 3 + 4 + 8
-	stateSize   = 4*8 + 3*4
+	stateSize   = 4*8 + 4*4
 )
 
 // appendNumber appends an integer of less than 2^53 as Lua has it.

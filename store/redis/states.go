@@ -63,6 +63,7 @@ func (l *Lockouts) entry(key string, field, value any) (e lockout.Entry, ok bool
 		Failed:  readCount(state[32:]),
 		Earlier: readCount(state[36:]),
 		Open:    readCount(state[40:]),
+		Older:   readCount(state[44:]),
 	}
 	return e, true
 }

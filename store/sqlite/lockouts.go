@@ -151,7 +151,8 @@ func (l *Lockouts) cross(ctx context.Context, now time.Time, slots []lockout.Slo
 		if found&(1<<i) == 0 {
 			continue
 		}
-		n, err := change(ctx, l.db, "note a lock", "UPDATE lockouts SET open = 0 WHERE key = ? AND open > 0 AND lease <= ? AND until > ?", slots[i].Key[:], now.UnixMicro(), now.UnixMicro())
+		n, err := change(ctx, l.db, "note a lock", "UPDATE lockouts SET open = 0, older = 0 WHERE key = ? AND open + older > 0 AND lease + ? <= ? AND until > ?",
+			slots[i].Key[:], lockout.MaxCheck.Microseconds(), now.UnixMicro(), now.UnixMicro())
 		if err != nil {
 			return err
 		}
@@ -173,7 +174,7 @@ func (l *Lockouts) Conclude(ctx context.Context, now time.Time, slots []lockout.
 	}
 	err = l.write(ctx, func() error {
 		rows, err := l.query(ctx, op, concludeQuery(len(slots)),
-			slotArgs(slots, sql.Named("now", now.UnixMicro()), sql.Named("reserved", c.Reserved.UnixMicro()), sql.Named("result", int(c.Result))))
+			slotArgs(slots, sql.Named("now", now.UnixMicro()), sql.Named("reserved", c.Reserved.UnixMicro()), sql.Named("result", int(c.Result)), sql.Named("check", lockout.MaxCheck.Microseconds())))
 		if err != nil {
 			return err
 		}
@@ -198,13 +199,15 @@ func (l *Lockouts) Hold(ctx context.Context, now time.Time, name lockout.Name, u
 	return l.write(ctx, func() error {
 		if !until.IsZero() {
 			key := name.Hold()
-			_, err := change(ctx, l.db, "hold an account", `INSERT INTO lockouts VALUES (?1, 0, 0, 0, 0, 0, ?2, ?2)
+			_, err := change(ctx, l.db, "hold an account", `INSERT INTO lockouts VALUES (?1, 0, 0, 0, 0, 0, 0, ?2, ?2)
 				ON CONFLICT (key) DO UPDATE SET until = excluded.until, expires = excluded.expires`, key[:], until.UnixMicro())
 			return err
 		}
 		first, last := keysOf(name)
 		_, err := change(ctx, l.db, "unlock an account", `UPDATE lockouts SET start = ?1, earlier = 0, until = 0,
-			failed = CASE WHEN lease > ?1 THEN open ELSE 0 END, open = CASE WHEN lease > ?1 THEN open ELSE 0 END WHERE key BETWEEN ?2 AND ?3`, now.UnixMicro(), first[:], last[:])
+			failed = CASE WHEN lease > ?1 THEN open + older WHEN lease + ?2 > ?1 THEN open ELSE 0 END,
+			open = iif(lease > ?1, open, 0), older = CASE WHEN lease > ?1 THEN older WHEN lease + ?2 > ?1 THEN open ELSE 0 END,
+			lease = iif(lease <= ?1 AND lease + ?2 > ?1, lease + ?2, lease) WHERE key BETWEEN ?3 AND ?4`, now.UnixMicro(), lockout.MaxCheck.Microseconds(), first[:], last[:])
 		return err
 	})
 }

@@ -58,7 +58,7 @@ func TestLockoutsClockTwoGuards(t *testing.T) {
 	younger, err := lockout.New(sqlite.NewLockouts(db), cfg)
 	require.NoError(t, err)
 	oneByOne(t, younger, "p-3", 1) // it has asked for the time
-	pass := func() { // for the store as well
+	pass := func() {               // for the store as well
 		clock.pass(61 * time.Second)
 		_, err := db.Exec("UPDATE lockout_clock SET apart = apart + ?", (61 * time.Second).Microseconds())
 		require.NoError(t, err)

@@ -6,8 +6,9 @@ CREATE TABLE lockouts (
 	start   INTEGER NOT NULL,                 -- of the period
 	failed  INTEGER NOT NULL,                 -- guesses in it
 	earlier INTEGER NOT NULL,                 -- and in the one before
-	open    INTEGER NOT NULL,                 -- of both, those not concluded
-	lease   INTEGER NOT NULL,                 -- until when they may be
+	lease   INTEGER NOT NULL,                 -- end of the minute in which the newest of those were reserved that are not concluded
+	open    INTEGER NOT NULL,                 -- how many they are, of both periods
+	older   INTEGER NOT NULL,                 -- and those of the minute before
 	until   INTEGER NOT NULL,                 -- locked until then; 0: not
 	expires INTEGER NOT NULL                  -- the row says nothing from then on
 ) WITHOUT ROWID;
