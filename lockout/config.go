@@ -2,7 +2,6 @@ package lockout
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -29,13 +28,17 @@ type Config struct {
 
 	// Key is at least 32 random bytes, the same for all processes on one store: without it nobody can tell whom the store is about. crypto.Keyring has one
 	// ([crypto.Keyring.LockoutKey]). Empty: a key that ends with this Guard, which only a [Local] store may have.
+	//
+	//	raw := make([]byte, 32)
+	//	rand.Read(raw) // once, and then keep it
+	//	cfg.Key = crypto.NewSecret(string(raw))
 	Key crypto.Secret
 
 	// Audit is told of every lock and unlock, once. Nil: nobody is.
 	Audit audit.Recorder
 
 	// Fallback counts while Store cannot: each process for itself, so that during an outage an account has as many guesses as the processes
-	// have together. It hears of all guesses, so that going over to it and back gives nobody new ones. Nil: while Store cannot be reached,
+	// have together. It hears of this process's guesses and of the holds that it meets, so that going over to it and back gives nobody new ones. What other processes unlock it does not hear. Nil: while Store cannot be reached,
 	// every guess is refused. It must be a Local store.
 	Fallback Store
 
@@ -68,9 +71,9 @@ func (c *Config) limits() error {
 	case c.Sources < c.Attempts || c.Sources > 1000:
 		return fmt.Errorf("lockout: Config.Sources is %d, want %d (the attempts) to 1000", c.Sources, c.Attempts)
 	}
-	for _, p := range c.Known {
-		if !p.IsValid() || p.Bits() == 0 {
-			return errors.New("lockout: Config.Known has a network that is none, or everything")
+	for i, p := range c.Known {
+		if p = cleanNetwork(p); !p.IsValid() || p.Bits() == 0 {
+			return fmt.Errorf("lockout: Config.Known[%d] is no network, or everything", i)
 		}
 	}
 	return nil

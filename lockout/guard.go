@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -22,13 +23,15 @@ type Guard struct {
 	keys     *keys
 	clock    *clock
 	lines    lines
+	refused  refusals
+	calls    chan struct{} // full while as many guesses are being reserved in a store that others share as may be
 	log      *slog.Logger
 
 	askAfter atomic.Int64 // the store did not answer: it is not asked before that, in microseconds
 	worseTil atomic.Int64 // the fallback has a say until then
 }
 
-// New returns a Guard. It makes no tables.
+// New returns a Guard. It makes no tables, and does not ask the store: call [Guard.Overview] at the start to hear whether it answers.
 func New(store Store, cfg Config) (*Guard, error) {
 	if err := cfg.limits(); err != nil {
 		return nil, err
@@ -36,7 +39,11 @@ func New(store Store, cfg Config) (*Guard, error) {
 	if store == nil {
 		return nil, errors.New("lockout: there is no store; see store/memory, store/sqlite and store/redis")
 	}
-	g := &Guard{store: store, fallback: cfg.Fallback, cfg: cfg, log: cfg.Logger}
+	cfg.Known = slices.Clone(cfg.Known)
+	for i, p := range cfg.Known {
+		cfg.Known[i] = cleanNetwork(p)
+	}
+	g := &Guard{store: store, fallback: cfg.Fallback, cfg: cfg, log: cfg.Logger, calls: make(chan struct{}, maxCalls)}
 	_, g.local = store.(Local)
 	if _, ok := cfg.Fallback.(Local); cfg.Fallback != nil && !ok {
 		return nil, errors.New("lockout: Config.Fallback is a store that other processes see; want one in memory")
@@ -70,7 +77,7 @@ func New(store Store, cfg Config) (*Guard, error) {
 // An Account is whom somebody wants to log in as.
 type Account struct {
 	Login string // as it was typed: a user name, a bar code, an e-mail address …
-	ID    string // of the account that the login leads to: the same for all its logins; empty when it leads to none. Of a patron it is the patron's ID
+	ID    string // of the account that the login leads to: the same for all its logins; empty when it leads to none. The trail and the command know a patron by their patron.ID
 	Staff bool   // the account is one of a member of staff
 }
 

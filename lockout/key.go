@@ -65,39 +65,71 @@ func (k *keyer) end() []byte {
 	return k.h.Sum(k.sum[:0])
 }
 
-// maxLogin is as much of a login or an ID as counts. Nobody's is longer, and hashing a megabyte would take time.
+// Fold returns the form in which logins are compared: Unicode NFKC and full case folding, without white space and without characters that are not seen. It is that of
+// patron.Normalize. Whatever finds the account of a login must compare by it and by nothing finer or coarser: otherwise whoever writes a login in two ways, and finds that the two have one budget or two,
+// knows whether it leads to an account.
+func Fold(login string) string { return fold.String(login) }
+
+// maxLogin is as much of a folded login, or of an ID, as counts. Nobody's is longer.
 const maxLogin = 512
 
-// account returns the name of an account. It does the same work whether there is one or not: both messages are written, filled up to the same length because SHA-256
-// takes its time by blocks, and one of them is chosen without a branch.
+// account returns the name of an account. It does the same work whether there is one or not. The name of an ID has nothing to do with the login.
 func (k *keyer) account(a Account) (name Name) {
-	login := fold.String(a.Login[:min(len(a.Login), maxLogin)])
+	login := a.Login
+	if len(login) > maxLogin {
+		login = fold.Visible(login) // what is not seen shall not push the rest out
+		login = login[:min(len(login), maxLogin)]
+	}
+	login = Fold(login)
 	login = login[:min(len(login), maxLogin)] // one character may become many
 	id := a.ID[:min(len(a.ID), maxLogin)]
 	of := byte(ofPatron)
 	if a.Staff {
 		of = ofStaff
 	}
-	size := max(len(login), len(id), oneBlock)
-	end := 3 + size
+	known := 1 - subtle.ConstantTimeEq(int32(len(id)), 0)
+	if len(login) > oneBlock { // as it is typed, of an account that there is as of one that there is not
+		var other Name
+		copy(name[:], k.filled(ofLogin, login))
+		copy(other[:], k.filled(of, id))
+		subtle.ConstantTimeCopy(known, name[:], other[:])
+		return name
+	}
 	k.begin(ofLogin)
 	k.part(login)
-	k.buf = fill(k.buf, end)
+	k.fill(0)
+	end := len(k.buf)
 	k.buf = append(k.buf, of)
 	k.part(id)
-	k.buf = fill(k.buf, 2*end)
-	subtle.ConstantTimeCopy(1-subtle.ConstantTimeEq(int32(len(id)), 0), k.buf[:end], k.buf[end:])
-	k.buf = k.buf[:end]
+	k.fill(end)
+	if len(id) > oneBlock {
+		copy(k.buf, k.buf[end:])
+		k.buf = k.buf[:len(k.buf)-end]
+	} else {
+		subtle.ConstantTimeCopy(known, k.buf[:end], k.buf[end:])
+		k.buf = k.buf[:end]
+	}
 	copy(name[:], k.end())
 	return name
 }
 
-// oneBlock is the length of a text that makes the message fill one block of SHA-256, with the nine bytes that it appends.
+// filled is the MAC over one text as account writes it.
+func (k *keyer) filled(of byte, text string) []byte {
+	k.begin(of)
+	k.part(text)
+	k.fill(0)
+	return k.end()
+}
+
+// oneBlock is the length of a text with which the message fills one block of SHA-256: besides the text there are three bytes before it, and nine that the hash appends. SHA-256 takes its time by
+// blocks, so shorter texts are filled up to that.
 const oneBlock = 64 - 9 - 3
 
-// fill appends zeros up to a size.
-func fill(b []byte, size int) []byte {
-	return append(b, make([]byte, size-len(b))...) // which allocates nothing besides
+// fill appends zeros to the message that begins at from. They stand after the text with its length, so no text ends in them.
+func (k *keyer) fill(from int) {
+	if n := from + 3 + oneBlock - len(k.buf); n > 0 {
+		k.buf = append(k.buf, make([]byte, n)...) // which allocates nothing besides
+	}
 }
 
 // source returns the name of a source. An IPv6 subscriber has 64 bits for themself.

@@ -225,6 +225,56 @@ func TestKnownNetworks(t *testing.T) {
 	require.Equal(t, 100, sprayed)
 }
 
+// Whatever somebody types to come to an account, it is one account: with staff, too, who name it by its ID.
+func TestLoginIsNoPartOfAnAccount(t *testing.T) {
+	w := newWorld(t, lockout.Config{})
+	checked := 0
+	for n := range 600 {
+		if w.wrong(patron("p-1", strings.Repeat("0", n)+"29")) {
+			checked++
+		}
+	}
+	require.Equal(t, 5, checked)
+	long := strings.Repeat("z", 70)
+	w.locked(patron("p-1", long))
+	require.NoError(t, w.Unlock(t.Context(), desk, lockout.Account{ID: "p-1"}, "asked"))
+	device := patron("p-1", long)
+	device.Device = w.Remember(lockout.Account{ID: "p-1"})
+	require.Equal(t, 5, w.guesses(patron("p-1", long), 100))
+	require.True(t, w.wrong(device))
+	s, err := w.Status(t.Context(), lockout.Account{ID: "p-1"})
+	require.NoError(t, err)
+	require.Equal(t, 5, s.Failed)
+	require.NoError(t, w.Lock(t.Context(), desk, lockout.Account{ID: "p-1"}, "stolen", time.Hour))
+	w.locked(device)
+	for _, id := range []string{strings.Repeat("i", 51), strings.Repeat("i", 52), strings.Repeat("i", 53), strings.Repeat("i", 200)} {
+		require.Equal(t, 3, w.guesses(patron(id, "short"), 3))
+		require.Equal(t, 2, w.guesses(patron(id, long), 100))
+	}
+}
+
+// What is not seen in a login does not push out what is: a login that leads nowhere is counted under the same name however much stands before it.
+func TestInvisiblePartsDoNotCount(t *testing.T) {
+	w := newWorld(t, lockout.Config{})
+	require.Equal(t, 5, w.guesses(login(""), 100))
+	require.Equal(t, 5, w.guesses(login(strings.Repeat(" ", 600)+"reader9"), 100))
+	w.locked(login("reader9"))
+	w.locked(login(strings.Repeat("\u200b", 10_000) + "Reader9"))
+}
+
+// All of IPv4 behind a translator is not one source.
+func TestTranslatedAddresses(t *testing.T) {
+	w := newWorld(t, lockout.Config{Sources: 5, Known: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}})
+	for n := range 5 {
+		require.True(t, w.wrong(from(login(fmt.Sprint(n)), "64:ff9b::192.0.2.1")))
+	}
+	w.locked(from(login("x"), "192.0.2.1"))
+	require.True(t, w.wrong(from(login("x"), "64:ff9b::192.0.2.2")))
+	require.Equal(t, 4, w.guesses(from(login("x"), "64:ff9b::192.0.2.3"), 100))
+	require.True(t, w.wrong(from(login("x"), "10.1.2.3")), "the known network has a lane of its own")
+	require.Equal(t, "198.51.100.7", lockout.Source(netip.MustParseAddr("10.0.0.1"), []string{"198.51.100.7"}, []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}).String())
+}
+
 func TestSourceBehindProxies(t *testing.T) {
 	trusted := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/64")}
 	for _, c := range []struct {

@@ -87,7 +87,7 @@ func TestOutageInBetween(t *testing.T) {
 	r = w.reserve(login("a"))
 	s.mode.Store(up)
 	require.NoError(t, r.Failure(t.Context()))
-	w.pass(lockout.MaxCheck)
+	w.pass(2 * lockout.MaxCheck)
 	checked := w.guesses(login("a"), 100)
 	require.LessOrEqual(t, checked, 4)
 	require.GreaterOrEqual(t, checked, 3) // the one whose success the store did not hear of may count there
@@ -114,12 +114,12 @@ func TestPanicBeforeConclusion(t *testing.T) {
 		}()
 		w.pass(2 * time.Second)
 	}
-	w.pass(lockout.MaxCheck)
+	w.pass(2 * lockout.MaxCheck)
 	w.locked(patron("p-1", ""))
 	require.Len(t, w.events, 1, "the lock is recorded by the first who sees it")
 	w.locked(patron("p-1", ""))
 	require.Len(t, w.events, 1)
-	w.pass(15*time.Minute - lockout.MaxCheck)
+	w.pass(15*time.Minute - 2*lockout.MaxCheck)
 	require.True(t, w.wrong(patron("p-1", "")))
 }
 

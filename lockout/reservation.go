@@ -37,12 +37,12 @@ func (r *Reservation) slots() []Slot { return r.list[:r.n] }
 func (r *Reservation) Remaining() int { return r.left }
 
 // Success says that the password was right. The account's wrong guesses are forgotten, those of the source are not: otherwise whoever has an account could
-// guess at others in between. On an error refuse the login: the guess counts as wrong.
+// guess at others in between. On an error refuse the login: the guess may count as wrong. It is concluded although ctx has ended.
 //
-// Errors: [ErrLate], [ErrConcluded], [ErrUnavailable], that of ctx.
+// Errors: [ErrLate], [ErrConcluded], [ErrUnavailable].
 func (r *Reservation) Success(ctx context.Context) error { return r.conclude(ctx, Right) }
 
-// Failure says that the password was wrong. The last guess locks.
+// Failure says that the password was wrong. The last guess locks. Like Success it does so although ctx has ended.
 //
 // Errors: those of Success, and [ErrNotAudited]. The guess counts in any case.
 func (r *Reservation) Failure(ctx context.Context) error { return r.conclude(ctx, Wrong) }

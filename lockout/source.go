@@ -27,11 +27,30 @@ func Source(peer netip.Addr, forwarded []string, trusted []netip.Prefix) netip.A
 	return at
 }
 
-func clean(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+// translated is the prefix under which IPv4 addresses come through a translator (RFC 6052): not one source, but all of them.
+var translated = netip.MustParsePrefix("64:ff9b::/96")
+
+// clean writes an address in the one way in which it is compared.
+func clean(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if translated.Contains(a) {
+		raw := a.As16()
+		a = netip.AddrFrom4([4]byte(raw[12:]))
+	}
+	return a
+}
+
+// cleanNetwork does the same for a network.
+func cleanNetwork(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p
+}
 
 func within(a netip.Addr, list []netip.Prefix) bool {
 	for _, p := range list {
-		if p.Contains(a) {
+		if cleanNetwork(p).Contains(a) {
 			return true
 		}
 	}

@@ -11,22 +11,31 @@ import (
 	"github.com/carrel-project/carrel/crypto"
 )
 
-// ErrReason means that staff gave no reason, or one that is no text.
-var ErrReason = errors.New("lockout: want a reason")
+// What staff has to say.
+var (
+	// ErrReason means that there is no reason.
+	ErrReason = errors.New("lockout: want a reason")
+	// ErrActor means that the event does not say who does it: one without an Actor would say that a patron did.
+	ErrActor = errors.New("lockout: want an Actor, who does it")
+	// ErrWhose means that an Account has neither a Login nor an ID, or is one of staff without an ID.
+	ErrWhose = errors.New("lockout: want the ID of an account, or a login that leads to none")
+)
 
 // Unlock forgets the wrong guesses at an account, on all its devices, and lifts a hold. By says who does it: its Actor, Role, Purpose and Channel. The reason goes to the trail: sealed, of a
-// patron; of a member of staff and of a login that leads to no account, as it is. It is recorded first.
+// patron, and lost if the patron has no key in the trail's keyring; of a member of staff and of a login that leads to no account, as it is. It is recorded first. That nothing was locked is no error.
 //
-// Errors: [ErrReason], [ErrUnavailable], those of the trail, that of ctx.
+// During an outage it reaches the fallback of this process, and returns [ErrUnavailable]: do it again afterwards. Another process that was in an outage may go on refusing by what its fallback knows.
+//
+// Errors: [ErrReason], [ErrActor], [ErrWhose], [ErrUnavailable], those of the trail, that of ctx.
 func (g *Guard) Unlock(ctx context.Context, by audit.Event, a Account, reason string) error {
 	return g.hold(ctx, by, audit.Unlock, a, reason, 0)
 }
 
 // Lock puts a hold on an account: no guess is let through, from no device, until so much time has passed or somebody calls [Guard.Unlock]. It is
-// between 3 minutes and 24 hours: whoever shall stay out longer needs a block in the library system. The rest is as in Unlock.
+// between 3 minutes and 24 hours: whoever shall stay out longer needs a block in the library system. A guess that is being checked at that moment is not stopped. The rest is as in Unlock.
 func (g *Guard) Lock(ctx context.Context, by audit.Event, a Account, reason string, lasts time.Duration) error {
 	if lasts < leastDuration || lasts > mostDuration {
-		return fmt.Errorf("lockout: a hold of %v, want %v to %v", lasts, leastDuration, mostDuration)
+		return fmt.Errorf("lockout: lasts is %v, want %v to %v", lasts, leastDuration, mostDuration)
 	}
 	return g.hold(ctx, by, audit.Lock, a, reason, lasts)
 }
@@ -41,20 +50,29 @@ func (g *Guard) UnlockSource(ctx context.Context, by audit.Event, source netip.A
 }
 
 func (g *Guard) hold(ctx context.Context, by audit.Event, action audit.Action, a Account, reason string, lasts time.Duration) error {
+	what := objectAccount
+	if action == audit.Lock {
+		what = objectHold
+	}
 	switch {
+	case a.ID == "" && (a.Login == "" || a.Staff):
+		return ErrWhose
 	case a.ID == "":
 		by.Object, by.Approval = objectLogin, reason
 	case a.Staff:
-		by.Object, by.Approval = objectAccount+" "+a.ID, reason
+		by.Object, by.Approval = what+" "+a.ID, reason
 	default:
-		by.Object, by.Subjects, by.Count = objectAccount, []audit.Subject{{ID: crypto.Subject(a.ID), Note: crypto.NewSecret(reason)}}, 1
+		by.Object, by.Subjects, by.Count = what, []audit.Subject{{ID: crypto.Subject(a.ID), Note: crypto.NewSecret(reason)}}, 1
 	}
 	return g.put(ctx, by, action, g.name(func(k *keyer) Name { return k.account(a) }), reason, lasts)
 }
 
 func (g *Guard) put(ctx context.Context, by audit.Event, action audit.Action, name Name, reason string, lasts time.Duration) error {
-	if reason == "" {
+	switch {
+	case reason == "":
 		return ErrReason
+	case by.Actor == "":
+		return ErrActor
 	}
 	by.Time, by.Action, by.Outcome = g.clock.wall(), action, audit.Done
 	if err := g.record(ctx, by); err != nil {
@@ -62,7 +80,8 @@ func (g *Guard) put(ctx context.Context, by audit.Event, action audit.Action, na
 	}
 	_, err := reach(ctx, g, func(ctx context.Context, now time.Time) (struct{}, error) {
 		return struct{}{}, g.store.Hold(ctx, now, name, holdUntil(now, lasts))
-	})
+	}, nothing, func(struct{}) {})
+	g.refused.forget(name)
 	if g.fallback != nil {
 		now := g.clock.own()
 		err = errors.Join(err, g.fallback.Hold(ctx, now, name, holdUntil(now, lasts)))
@@ -83,7 +102,8 @@ func holdUntil(now time.Time, lasts time.Duration) time.Time {
 
 // What an event of a lock is about.
 const (
-	objectAccount = "account" // its own guesses, or by staff; of an account of a member of staff, by another one, with its ID
+	objectAccount = "account" // its own guesses; of an account of a member of staff with its ID, as in "account staff-9"
+	objectHold    = "hold"    // by staff, on an account
 	objectLogin   = "login"   // that leads to no account
 	objectDevice  = "device"  // guesses from one of an account's devices or known networks
 	objectDay     = "day"     // those of 24 hours
@@ -98,13 +118,13 @@ func (g *Guard) crossed(ctx context.Context, r *Reservation, slots uint8) error 
 		if slots&(1<<i) == 0 {
 			continue
 		}
-		e := audit.Event{Time: g.clock.wall(), Action: audit.Lock, Outcome: audit.Done, Channel: r.channel, Object: objectSource}
+		e := audit.Event{Time: g.clock.wall(), Action: audit.Lock, Outcome: audit.Done, Actor: actor, Channel: r.channel, Object: objectSource}
 		if key := r.list[i].Key; key.Name() == r.list[0].Key.Name() {
 			e.Object = object(key, r.account)
 			switch {
 			case r.account == "":
-			case r.staff: // as in an audit.Login: whoever it was, it was done as them
-				e.Actor = r.account
+			case r.staff:
+				e.Object += " " + r.account
 			default:
 				e.Subjects, e.Count = []audit.Subject{{ID: crypto.Subject(r.account)}}, 1
 			}
@@ -118,6 +138,9 @@ func (g *Guard) crossed(ctx context.Context, r *Reservation, slots uint8) error 
 	}
 	return nil
 }
+
+// actor is who locks when nobody does: a program.
+const actor = "lockout"
 
 func object(key Key, account string) string {
 	switch {

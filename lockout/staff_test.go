@@ -33,6 +33,9 @@ func TestStaffUnlocks(t *testing.T) {
 	}
 	w.locked(a)
 	require.ErrorIs(t, w.Unlock(t.Context(), desk, a.Account, ""), lockout.ErrReason)
+	require.ErrorIs(t, w.Unlock(t.Context(), audit.Event{}, a.Account, "because"), lockout.ErrActor)
+	require.ErrorIs(t, w.Unlock(t.Context(), desk, lockout.Account{}, "because"), lockout.ErrWhose)
+	require.ErrorIs(t, w.Unlock(t.Context(), desk, lockout.Account{Login: "x", Staff: true}, "because"), lockout.ErrWhose)
 	w.locked(a)
 	w.events = nil
 	require.NoError(t, w.Unlock(t.Context(), desk, a.Account, "showed her card"))
@@ -98,13 +101,13 @@ func TestTrailHearsOfLocksOnce(t *testing.T) {
 	}
 	var got []string
 	for _, e := range w.events {
-		who := e.Actor
+		who := ""
 		for _, s := range e.Subjects {
 			who += string(s.ID)
 		}
-		got = append(got, fmt.Sprint(e.Action, " ", e.Object, " ", who))
+		got = append(got, fmt.Sprint(e.Action, " ", e.Object, " by ", e.Actor, " ", who))
 	}
-	require.Equal(t, []string{"lock account p-1", "lock account staff-9", "lock source "}, got)
+	require.Equal(t, []string{"lock account by lockout p-1", "lock account staff-9 by lockout ", "lock source by lockout "}, got)
 }
 
 // What the trail is told it takes, and it is found there, until the patron is forgotten.

@@ -12,7 +12,7 @@ type Status struct {
 	Hold   bool      `json:"hold"`                  // by staff
 	Failed int       `json:"failed"`                // wrong guesses that count now, or are being checked; those at remembered devices and in known networks apart
 	Left   int       `json:"left"`                  // guesses before it is locked
-	Daily  int       `json:"daily,omitempty"`       // of Failed, those that count for the limit of 24 hours, if there is one
+	Daily  int       `json:"daily,omitempty"`       // wrong guesses that count for the limit of 24 hours, if there is one: they may be more than Failed
 
 	Lanes       int `json:"lanes"`        // remembered devices and known networks with wrong guesses that count
 	LockedLanes int `json:"locked_lanes"` // those of them that are locked
@@ -59,7 +59,9 @@ func (g *Guard) status(ctx context.Context, name Name, attempts int) (Status, er
 			s.Hold = locked
 		case countDaily:
 			s.Daily = count
-			s.Left = min(s.Left, max(g.cfg.Daily-count, 0))
+			if g.cfg.Daily > 0 {
+				s.Left = min(s.Left, max(g.cfg.Daily-count, 0))
+			}
 		default:
 			s.Failed = count
 			s.Left = min(s.Left, max(attempts-count, 0))
@@ -132,10 +134,10 @@ func (g *Guard) each(ctx context.Context, name *Name, f func(time.Time, Entry)) 
 		now time.Time
 	}
 	for q := (Query{Name: name, Limit: 1000}); ; {
-		page, err := reach(ctx, g, func(ctx context.Context, now time.Time) (found, error) {
+		page, err := reachSoon(ctx, g, func(ctx context.Context, now time.Time) (found, error) {
 			p, err := g.store.States(ctx, now, q)
 			return found{p, now}, err
-		})
+		}, nothing, func(found) {})
 		if err != nil {
 			return err
 		}

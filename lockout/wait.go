@@ -41,12 +41,28 @@ func (w *waiter) tell(v Verdict) {
 	}
 }
 
-// join puts a waiter at the end of a line, and reports whether it is the first. Nil: there are too many.
+// join puts a waiter at the end of a line, and reports whether it is the first. Nil: there are too many. When too many wait in all, the longest line loses its last, so that whoever fills some
+// lines does not fill all.
 func (l *lines) join(key Key) (w *waiter, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.waiting.Load() >= maxWaiting || len(l.of[key]) >= maxLine {
+	if len(l.of[key]) >= maxLine {
 		return nil, false
+	}
+	if l.waiting.Load() >= maxWaiting {
+		longest := key
+		for other, line := range l.of {
+			if len(line) > len(l.of[longest]) {
+				longest = other
+			}
+		}
+		line := l.of[longest]
+		if longest == key || len(line) < 2 {
+			return nil, false
+		}
+		line[len(line)-1].tell(over)
+		l.of[longest] = line[:len(line)-1]
+		l.waiting.Add(-1)
 	}
 	if l.of == nil {
 		l.of = map[Key][]*waiter{}
@@ -155,14 +171,28 @@ func (g *Guard) admit(ctx context.Context, r *Reservation) (Verdict, error) {
 		}
 		key = r.list[v.Slot].Key
 	}
+	deadline := time.NewTimer(maxWait)
+	defer deadline.Stop()
+	for {
+		v, err := g.wait(ctx, r, key, deadline.C)
+		if err != nil || v.Answer != Busy || v.Slot < 0 {
+			return v, err
+		}
+		key = r.list[v.Slot].Key // it is another place that is busy: there, it waits in nobody's way
+	}
+}
+
+// over is the answer to whoever has waited long enough, or may not wait.
+var over = Verdict{Answer: Busy, Slot: -1}
+
+// wait waits in the line of a key until there is an answer, or until it is another one that is busy.
+func (g *Guard) wait(ctx context.Context, r *Reservation, key Key, deadline <-chan time.Time) (Verdict, error) {
 	w, first := g.lines.join(key)
 	if w == nil {
-		return Verdict{Answer: Busy}, nil
+		return over, nil
 	}
 	var all *Verdict
 	defer func() { g.lines.leave(key, w, all) }()
-	deadline := time.NewTimer(maxWait)
-	defer deadline.Stop()
 	pause := firstLook
 	look := time.NewTimer(pause)
 	defer look.Stop()
@@ -173,10 +203,10 @@ func (g *Guard) admit(ctx context.Context, r *Reservation) (Verdict, error) {
 		select {
 		case <-ctx.Done():
 			return Verdict{}, ctx.Err()
-		case <-deadline.C:
-			return Verdict{Answer: Busy}, nil
+		case <-deadline:
+			return over, nil
 		case v := <-w.told:
-			if v.Answer == Locked {
+			if v.Answer != Admitted { // that would say: ask
 				return v, nil
 			}
 			pause = firstLook
@@ -191,6 +221,8 @@ func (g *Guard) admit(ctx context.Context, r *Reservation) (Verdict, error) {
 			if r.list[v.Slot].Key == key { // so it is for all who wait
 				all = &Verdict{Answer: Locked, Wait: v.Wait}
 			}
+			return v, nil
+		case r.list[v.Slot].Key != key:
 			return v, nil
 		}
 		look.Reset(pause/2 + rand.N(pause))

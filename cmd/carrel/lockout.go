@@ -2,11 +2,14 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/carrel-project/carrel/internal/nearest"
 	"github.com/carrel-project/carrel/lockout"
@@ -40,7 +43,36 @@ func (l *limitFlags) register(cmd *cobra.Command) {
 	f.IntVar(&l.attempts, "attempts", 0, "wrong guesses at one account (default the profile's)")
 	f.DurationVar(&l.duration, "duration", 0, "in which they are counted and for which it is then locked, as in 15m (default the profile's)")
 	f.IntVar(&l.daily, "daily", 0, "wrong guesses at one account in 24 hours (default the profile's)")
+	cmd.SetFlagErrorFunc(lockoutFlagError)
 	f.IntVar(&l.sources, "sources", 0, "wrong guesses from one source in the duration, at all accounts (default 100)")
+}
+
+// limitNames are the flags of limitFlags.
+var limitNames = []string{"profile", "attempts", "duration", "daily", "sources"}
+
+// lockoutFlagError is flagError in the words of these commands. It never says what a value was, either.
+func lockoutFlagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() == "" {
+		switch name := unknown.GetSpecifiedName(); {
+		case name == "source" && cmd.Name() == "lock":
+			return fmt.Errorf("%s--source: a source cannot be locked; refuse it in the web server or the firewall", place(cmd))
+		case name == "login-file" && cmd.Name() == "lock":
+			return fmt.Errorf("%s--login-file: a login without an account cannot be locked; name a patron's account with --identifier-file, that of a member of staff with --id and --staff", place(cmd))
+		case slices.Contains(limitNames, name):
+			return fmt.Errorf("%s--%s: limits make no difference here; they are those of the login program", place(cmd), name)
+		}
+	}
+	var value *pflag.InvalidValueError
+	if errors.As(err, &value) {
+		switch f := value.GetFlag(); f.Value.Type() {
+		case "duration":
+			return fmt.Errorf("%s--%s: want a number and a unit, as in %s", place(cmd), f.Name, map[bool]string{true: "2h", false: "15m"}[f.Name == "for"])
+		case "int", "int64":
+			return fmt.Errorf("%s--%s: want a whole number", place(cmd), f.Name)
+		}
+	}
+	return flagError(cmd, err)
 }
 
 func profileWords() (list []string) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -19,6 +20,7 @@ import (
 
 const (
 	barcode77   = "29000000000077"
+	nobodysID   = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
 	lostLogin   = "nobody@example.org"
 	roomAddress = "192.0.2.17"
 )
@@ -96,7 +98,7 @@ func TestLockoutOfAPatron(t *testing.T) {
 		assert.Contains(t, lockedOut(t, carrelIn(t, barcode77+"\n", atDesk(db, "lockout", "status", "--identifier-file", "-")...)), "locked until ")
 
 		out = good(t, carrelIn(t, barcode77+"\n", atDesk(db, "lockout", "unlock", "--identifier-file", "-", "--reason", "showed the card")...))
-		assert.Equal(t, "unlocked\n", out)
+		assert.Equal(t, "unlocked: 5 wrong guesses forgotten, those in 1 place of its own forgotten\n", out)
 		assert.Equal(t, "not locked, 5 guesses left\ncounted: no wrong guesses\n", good(t, carrel(t, of...)))
 		mistype(t, g, lockout.Attempt{Account: account}, 1)
 	})
@@ -107,7 +109,8 @@ func TestLockoutOfAPatron(t *testing.T) {
 	withGuard(t, db, lockout.Config{}, func(g *lockout.Guard) {
 		_, err := g.Reserve(t.Context(), lockout.Attempt{Account: account})
 		require.ErrorIs(t, err, lockout.ErrLocked)
-		good(t, carrel(t, "lockout", "unlock", "--db", db, "--id", id, "--actor", "staff-18", "--reason", "found again"))
+		assert.Equal(t, "unlocked: the lock by staff ended, 1 wrong guess forgotten\n",
+			good(t, carrel(t, "lockout", "unlock", "--db", db, "--id", id, "--actor", "staff-18", "--reason", "found again")))
 		mistype(t, g, lockout.Attempt{Account: account}, 1)
 	})
 
@@ -147,11 +150,17 @@ func TestLockoutOfOthers(t *testing.T) {
 			assert.Contains(t, lockedOut(t, carrel(t, append(status, "--json")...)), `"failed":5,"left":0,"daily":5,"lanes":0,`)
 		}
 		r := carrel(t, append([]string{"lockout", "unlock", "--db", db, "--actor", "staff-17", "--reason", "case 7"}, whom...)...)
-		assert.Equal(t, result{exitGood, "unlocked\n", ""}, r)
+		forgotten := "5 wrong guesses"
+		if whom[0] == "--source" {
+			forgotten = "6 wrong guesses"
+		}
+		assert.Equal(t, result{exitGood, "unlocked: " + forgotten + " forgotten\n", ""}, r)
 		all += out + good(t, carrel(t, status...))
 	}
-	assert.Equal(t, "locked\n", good(t, carrel(t, "lockout", "lock", "--db", db, "--login-file", login, "--for", "3m", "--actor", "staff-17", "--reason", "case 8")))
-	assert.Contains(t, lockedOut(t, carrel(t, "lockout", "status", "--db", db, "--login-file", login)), "locked by staff until ")
+	assert.Contains(t, good(t, carrel(t, "lockout", "status", "--db", db, "--login-file", login)), "counted: no wrong guesses\nif it leads to an account, ask for that, with --identifier-file\n")
+	staff9 := []string{"--db", db, "--id", "staff-9", "--staff"}
+	assert.Equal(t, "locked\n", good(t, carrel(t, append(staff9, "lockout", "lock", "--for", "3m", "--actor", "staff-17", "--reason", "case 8")...)))
+	assert.Contains(t, lockedOut(t, carrel(t, append(staff9, "lockout", "status")...)), "locked by staff until ")
 	assert.Contains(t, lockedOut(t, carrel(t, "lockout", "status", "--db", db)), "of these by staff                                1\n")
 
 	events := strings.Join(lockEvents(t, db), "")
@@ -160,7 +169,7 @@ func TestLockoutOfOthers(t *testing.T) {
 		`:"unlock","outcome":"done","actor":"staff-17","channel":"cli","approval":"case 7","object":"login"`,
 		`:"unlock","outcome":"done","actor":"staff-17","channel":"cli","approval":"case 7","object":"account staff-9"`,
 		`:"unlock","outcome":"done","actor":"staff-17","channel":"cli","approval":"case 7","object":"source"`,
-		`:"lock","outcome":"done","actor":"staff-17","channel":"cli","approval":"case 8","object":"login"`,
+		`:"lock","outcome":"done","actor":"staff-17","channel":"cli","approval":"case 8","object":"account staff-9"`,
 	} {
 		assert.Equal(t, 1, strings.Count(events, want), "%s in %s", want, events)
 	}
@@ -199,13 +208,28 @@ func TestLockoutRefuses(t *testing.T) {
 		{"unlock --db DB --id ID --reason r", "--actor is missing"},
 		{"unlock --db DB --id ID --actor s --reason=a\tb", "--reason: want a text of one line"},
 		{"unlock --db DB --id ID --actor s --reason " + strings.Repeat("a", 1025), "at most 1024 bytes"},
-		{"unlock --db DB --id ID BY --profile pin", "no flag --profile"},
+		{"unlock --db DB --id ID BY --profile pin", "lockout unlock: --profile: limits make no difference here; they are those of the login program"},
 		{"lock --db DB --id ID BY", "lockout lock: --for: want 3m to 24h, as in 2h"},
 		{"lock --db DB --id ID BY --for 2m59s", "--for: want 3m to 24h"},
 		{"lock --db DB --id ID BY --for 25h", "--for: want 3m to 24h"},
-		{"lock --db DB --id ID BY --for day", "--for is not a good duration"},
-		{"lock --db DB BY --for 2h", "whose? Name one with --id, --identifier-file, --login-file\n"},
-		{"lock --db DB BY --for 2h --source " + roomAddress, "no flag --source"},
+		{"lock --db DB --id ID BY --for day", "--for: want a number and a unit, as in 2h"},
+		{"lock --db DB BY --for 2h", "whose? Name one with --id or --identifier-file\n"},
+		{"lock --db DB BY --for 2h --source " + roomAddress, "lockout lock: --source: a source cannot be locked"},
+		{"lock --db DB BY --for 2h --login-file LOGIN", "lockout lock: --login-file: a login without an account cannot be locked; name a patron's account with --identifier-file"},
+		{"lock --db DB BY --for 2h --identifier-file LOGIN --role circulation --purpose checkout", "nobody has this identifier\n"},
+		{"lock --db DB BY --for 2h --profile " + barcode77, "lockout lock: --profile: limits make no difference here"},
+		{"lock --db DB BY --for 2 --id ID", "lockout lock: --for: want a number and a unit, as in 2h\n"},
+		{"lock --db DB BY --for 2h --id " + nobodysID, "lockout lock: --id: no such patron in DB; of a member of staff it goes with --staff"},
+		{"unlock --db DB BY --id " + nobodysID, "lockout unlock: --id: no such patron in DB"},
+		{"status --db DB --id " + nobodysID, "lockout status: --id: no such patron in DB"},
+		{"lock --db DB BY --for 2h --id ID --role circulaton", `lockout lock: role "circulaton" is not in the file; did you mean "circulation"?`},
+		{"unlock --db DB BY --id ID --role circulation --purpose chekout", `lockout unlock: purpose "chekout" is not in the file; did you mean "checkout"?`},
+		{"unlock --db DB BY --login-file LOGIN --purpose chekout", `purpose "chekout" is not in the file`},
+		{"status --db DB --id staff-9 --staff --role circulaton", `role "circulaton" is not in the file`},
+		{"status --db DB --id ID --duration " + barcode77, "lockout status: --duration: want a number and a unit, as in 15m\n"},
+		{"status --db DB --id ID --attempts " + barcode77 + "x", "lockout status: --attempts: want a whole number\n"},
+		{"unlock --db DB BY --id ID --pofile pin", "lockout unlock: no flag --pofile\n"},
+		{"unlock --db DB BY --id ID -b" + barcode77, "lockout unlock: no flag -b"},
 		{"status --db DB --store mysql://root:geheim@host/db", "--store: want redis://HOST:PORT/DB"},
 		{"status --db DB --store redis://root:geheim@host:port/db", "--store: not an address that can be read"},
 		{"status --db DB --store redis://127.0.0.1:1 --prefix {a}", "--prefix: the prefix has other characters"},
@@ -229,7 +253,7 @@ func TestLockoutRefuses(t *testing.T) {
 			}
 		}
 		r := carrel(t, append([]string{"lockout"}, args...)...)
-		refused(t, r, c.want)
+		refused(t, r, strings.ReplaceAll(c.want, "in DB", "in "+db))
 		for _, secret := range []string{barcode77, lostLogin, "a@example.org", "geheim"} {
 			assert.NotContains(t, r.stderr, secret, c.args)
 		}
@@ -251,16 +275,79 @@ func TestLockoutStatusIsNotRecorded(t *testing.T) {
 	assert.Equal(t, before.Entries+1, after.Entries)
 }
 
+// Who unlocks nothing is told so, and where else to look.
+func TestLockoutUnlocksNothing(t *testing.T) {
+	db, id := trailDB(t)
+	by := []string{"lockout", "unlock", "--db", db, "--actor", "staff-17", "--reason", "r"}
+	const none = "nothing was counted or locked there; "
+	const redis = "if guesses are counted in Redis, name it with --store and --prefix"
+	for _, c := range []struct {
+		whom []string
+		want string
+	}{
+		{[]string{"--id", id}, none + redis + "; for the account of a member of staff add --staff\n"},
+		{[]string{"--id", "staff-9", "--staff"}, none + redis + "\n"},
+		{[]string{"--source", roomAddress}, none + redis + "\n"},
+		{[]string{"--login-file", file(t, "login", barcode77)}, none + "of a login that leads to an account, unlock the account, with --identifier-file; " + redis + "\n"},
+	} {
+		assert.Equal(t, c.want, lockedOut(t, carrel(t, append(by, c.whom...)...)))
+	}
+	out := lockedOut(t, carrelIn(t, barcode77, append(by, "--identifier-file", "-", "--role", "circulation", "--purpose", "checkout")...))
+	assert.Equal(t, none+redis+"\n", out)
+	assert.Empty(t, lockEvents(t, db))
+}
+
+// Whatever the limits of the login program are, what it counted is found: also what no other limits count, and what is only at one device.
+func TestLockoutUnlocksByAnyLimits(t *testing.T) {
+	db, id := trailDB(t)
+	account := lockout.Account{Login: barcode77, ID: id}
+	unlock := []string{"lockout", "unlock", "--db", db, "--id", id, "--actor", "staff-17", "--reason", "r"}
+	for _, p := range lockout.Profiles() {
+		l := p.Limits()
+		for _, cfg := range []lockout.Config{{Profile: p, Duration: l.MinDuration}, {Profile: p, Duration: l.MaxDuration}, {Profile: p, Attempts: l.MaxAttempts, Daily: l.MaxDaily}} {
+			now := time.Now().Add(-l.MinDuration - time.Minute)
+			if cfg.Duration == l.MaxDuration {
+				now = time.Now().Add(-cfg.Duration + time.Minute)
+			}
+			cfg.Now = func() time.Time { return now }
+			withGuard(t, db, cfg, func(g *lockout.Guard) {
+				mistype(t, g, lockout.Attempt{Account: account}, 2)
+			})
+			assert.Equal(t, "unlocked: 2 wrong guesses forgotten\n", good(t, carrel(t, unlock...)), cfg)
+			cfg.Now = nil
+			withGuard(t, db, cfg, func(g *lockout.Guard) {
+				mistype(t, g, lockout.Attempt{Account: account, Device: g.Remember(account)}, 1)
+			})
+			assert.Equal(t, "unlocked: those in 1 place of its own forgotten\n", good(t, carrel(t, unlock...)), cfg)
+			lockedOut(t, carrel(t, unlock...))
+		}
+	}
+}
+
+// Without a look-up the access file does not decide, but its words are those that go to the trail.
+func TestLockoutByIDTakesWordsOfTheAccessFile(t *testing.T) {
+	db, id := trailDB(t)
+	lock := []string{"lockout", "lock", "--db", db, "--id", id, "--for", "3m", "--actor", "staff-17", "--reason", "r"}
+	good(t, carrel(t, append(lock, "--role", "circulation", "--purpose", "checkout")...))
+	good(t, carrel(t, append(lock, "--role", "cataloguing")...)) // which may not see any patron
+	assert.Contains(t, lockEvents(t, db)[0], `"role":"circulation","purpose":"checkout"`)
+	for _, name := range []string{"status", "unlock", "lock"} {
+		help := strings.Join(strings.Fields(good(t, carrel(t, "lockout", name, "--help"))), " ")
+		assert.Contains(t, help, "access file decides about the look-up of an identifier, and not about --id")
+	}
+	assert.Contains(t, good(t, carrel(t, "lockout", "status", "--help")), "The limits must be those of the login program")
+}
+
 // A server that counts instead of the database; the keys and the trail are still the database's.
 func TestLockoutInRedis(t *testing.T) {
 	db, id := trailDB(t)
 	whom := []string{"--db", db, "--id", id}
 	none := []string{"--store", "redis://:geheim@127.0.0.1:1/0"}
-	for _, args := range [][]string{{"status"}, {"unlock", "--actor", "staff-17", "--reason", "r"}} {
+	for _, args := range [][]string{{"status"}, {"unlock", "--actor", "staff-17", "--reason", "r"}, {"lock", "--for", "3m", "--actor", "staff-17", "--reason", "r"}} {
 		r := carrel(t, slices.Concat([]string{"lockout"}, args, whom, none)...)
 		refused(t, r, "lockout "+args[0]+": redis://127.0.0.1:1: the connection failed")
 		assert.NotContains(t, r.stderr, "geheim")
-		assert.Equal(t, args[0] == "unlock", strings.Contains(r.stderr, "; it was recorded and then not done: run it again\n"), r.stderr)
+		assert.Equal(t, args[0] == "lock", strings.Contains(r.stderr, "; it was recorded and then not done: run it again\n"), r.stderr)
 	}
 
 	server := os.Getenv("CARREL_TEST_REDIS")
@@ -274,7 +361,10 @@ func TestLockoutInRedis(t *testing.T) {
 	cmd := command(t, slices.Concat([]string{"lockout", "status", "--prefix", there[3]}, whom)...)
 	cmd.Env = append(cmd.Env, "CARREL_LOCKOUT="+server)
 	lockedOut(t, finish(t, cmd))
-	good(t, carrel(t, slices.Concat([]string{"lockout", "unlock", "--actor", "staff-17", "--reason", "r"}, whom, there)...))
+	unlock := slices.Concat([]string{"lockout", "unlock", "--actor", "staff-17", "--reason", "r"}, whom)
+	assert.Contains(t, lockedOut(t, carrel(t, unlock...)), "nothing was counted or locked there; if guesses are counted in Redis")
+	good(t, carrel(t, slices.Concat(unlock, there)...))
+	assert.Contains(t, lockedOut(t, carrel(t, slices.Concat(unlock, there)...)), "nothing was counted or locked there; are --store and --prefix those of the login program?")
 	good(t, carrel(t, slices.Concat([]string{"lockout", "status"}, whom, there)...))
-	assert.Len(t, lockEvents(t, db), 3)
+	assert.Len(t, lockEvents(t, db), 4)
 }

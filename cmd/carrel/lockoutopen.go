@@ -28,9 +28,11 @@ type lockoutFlags struct {
 	prefix string
 }
 
-func (f *lockoutFlags) register(cmd *cobra.Command, sources bool) {
+// register adds the flags. Others is for commands that take also what has no account: a login, a source.
+func (f *lockoutFlags) register(cmd *cobra.Command, others bool) {
 	f.patronFlags.register(cmd)
-	f.whom.register(cmd, sources)
+	f.whom.register(cmd, others)
+	cmd.SetFlagErrorFunc(lockoutFlagError)
 	cmd.Flags().StringVar(&f.store, "store", "", "where guesses are counted, when that is not the database: redis://HOST:PORT/DB, or rediss:// with TLS (default $CARREL_LOCKOUT, which keeps a password out of the list of processes)")
 	cmd.Flags().StringVar(&f.prefix, "prefix", "", "of the keys in Redis (default carrel)")
 }
@@ -39,8 +41,16 @@ func (f *lockoutFlags) register(cmd *cobra.Command, sources bool) {
 type openedLockout struct {
 	*lockout.Guard
 	locked
-	store  string // its name, for messages
-	writes bool
+	store    string // its name, for messages
+	recorded bool   // a change, which comes before it is done
+}
+
+// status returns how things stand for whom the flags name.
+func (o *openedLockout) status(ctx context.Context) (lockout.Status, error) {
+	if o.source.IsValid() {
+		return o.SourceStatus(ctx, o.source)
+	}
+	return o.Status(ctx, o.account)
 }
 
 // open opens what the flags name. Without writing, only the look-up of a patron is recorded.
@@ -59,6 +69,11 @@ func (f *lockoutFlags) open(cmd *cobra.Command, who locked, cfg lockout.Config, 
 	if err != nil {
 		return err
 	}
+	if !who.identifier {
+		if err := f.words(rules); err != nil {
+			return placed(cmd, err)
+		}
+	}
 	mode := readOnly
 	if writes || who.identifier {
 		mode = readWrite
@@ -72,6 +87,16 @@ func (f *lockoutFlags) open(cmd *cobra.Command, who locked, cfg lockout.Config, 
 	})
 }
 
+// words refuses a role or a purpose that the access file does not have. Where it does not decide, they are for the trail, but what they mean it says.
+func (f *lockoutFlags) words(rules accessFile) error {
+	for _, u := range unknownIn(rules.matrix, f.role, f.purpose) {
+		if u.Word != "" {
+			return errors.New(u.String())
+		}
+	}
+	return nil
+}
+
 func (f *lockoutFlags) openOn(cmd *cobra.Command, d *database, who locked, cfg lockout.Config, writes bool, rules accessFile, do func(*openedLockout) error) error {
 	ctx := cmd.Context()
 	keys, err := d.openKeys(ctx, f.keys)
@@ -81,7 +106,12 @@ func (f *lockoutFlags) openOn(cmd *cobra.Command, d *database, who locked, cfg l
 	if cfg.Key, err = keys.LockoutKey(ctx); err != nil {
 		return keyProblem(err)
 	}
-	o := &openedLockout{locked: who, store: d.path, writes: writes}
+	if !who.patron.IsZero() {
+		if err := d.hasPatron(ctx, who.patron); err != nil {
+			return err
+		}
+	}
+	o := &openedLockout{locked: who, store: d.path}
 	store, end, err := f.counts(d, o)
 	if err != nil {
 		return err
@@ -107,6 +137,18 @@ func (f *lockoutFlags) openOn(cmd *cobra.Command, d *database, who locked, cfg l
 	})
 }
 
+// hasPatron refuses an ID that no patron has. Nothing is opened for that.
+func (d *database) hasPatron(ctx context.Context, id patron.ID) error {
+	_, err := sqlite.NewPatrons(d.db).Get(ctx, id)
+	switch {
+	case errors.Is(err, patron.ErrNotFound):
+		return rewordedError{"--id: no such patron in " + d.path + "; of a member of staff it goes with --staff", err}
+	case err != nil:
+		return d.refused(ctx, err)
+	}
+	return nil
+}
+
 // look finds the patron who has the identifier. That is recorded.
 func (f *lockoutFlags) look(cmd *cobra.Command, d *database, keys *crypto.Keyring, t *audit.Trail, rules accessFile) (a lockout.Account, err error) {
 	dir, err := directoryOn(d.db, keys, t, rules.matrix)
@@ -116,14 +158,21 @@ func (f *lockoutFlags) look(cmd *cobra.Command, d *database, keys *crypto.Keyrin
 	who := whoFlags{file: f.whom.identifierFile}
 	id, err := who.find(cmd, &f.patronFlags, dir)
 	if errors.Is(err, patron.ErrNotFound) && !errors.Is(err, patron.ErrNotRecorded) {
-		return a, rewordedError{"nobody has this identifier; a login that leads to no account is named with --login-file", err}
+		hint := ""
+		if cmd.Flags().Lookup("login-file") != nil {
+			hint = "; a login that leads to no account is named with --login-file"
+		}
+		return a, rewordedError{"nobody has this identifier" + hint, err}
 	}
 	return accountOf(id), unknownWords(patronProblem(err), rules.matrix, f.role, f.purpose)
 }
 
+// at returns the address of the server that counts, or "".
+func (f *lockoutFlags) at() string { return cmp.Or(f.store, os.Getenv("CARREL_LOCKOUT")) }
+
 // counts returns the store in which guesses are counted: the database, or a server. Its errors do not repeat an address that may hold a password.
 func (f *lockoutFlags) counts(d *database, o *openedLockout) (lockout.Store, func() error, error) {
-	at := cmp.Or(f.store, os.Getenv("CARREL_LOCKOUT"))
+	at := f.at()
 	if at == "" {
 		if f.prefix != "" {
 			return nil, nil, errors.New("--prefix: goes with --store redis://…")
@@ -165,7 +214,7 @@ func lockoutProblem(ctx context.Context, d *database, o *openedLockout, err erro
 	case errors.As(err, &answer):
 		why = o.store + ": " + strings.TrimPrefix(answer.Error(), "redis: "+answer.Op+": ")
 	}
-	if o.writes { // that comes first
+	if o.recorded { // that comes first
 		why += "; it was recorded and then not done: run it again"
 	}
 	return rewordedError{why, err}

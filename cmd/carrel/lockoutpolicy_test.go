@@ -41,7 +41,11 @@ from one source, at all accounts   400  9,600  67,200  3,504,000
 	r = runLimits(t, "--profile", "pin", "--pin-digits", "4")
 	assert.Equal(t, exitFound, r.code)
 	assert.Contains(t, r.out, "73 %; longer ones or a lower --daily help\n")
-	good(t, runLimits(t, "--profile", "pin", "--pin-digits", "4", "--daily", "10"))
+	good(t, runLimits(t, "--profile", "pin", "--pin-digits", "4", "--daily", "13"))
+	assert.Equal(t, exitFound, runLimits(t, "--profile", "pin", "--pin-digits", "4", "--daily", "14").code)
+	help := good(t, runLimits(t, "--help"))
+	assert.Contains(t, help, "with a chance of one half or more")
+	assert.Contains(t, help, "Take 6 digits, or --daily 13.")
 	assert.Contains(t, runLimits(t, "--secret-space", "1000").out, "a random secret out of 1,000 with a chance of 100 %; it is too short also for the profile pin\n")
 }
 
@@ -64,8 +68,12 @@ func TestLockoutPolicyCheckRefuses(t *testing.T) {
 	}
 	refused(t, runLimits(t, "--profile", "pni"), "--profile pni: want one of alma, nist, pci, pin", "did you mean")
 	refused(t, runLimits(t, "--profile", "almaa"), `did you mean "alma"?`)
-	refused(t, runLimits(t, "--attempts", "many"), "--attempts is not a good int")
-	refused(t, runLimits(t, "--duration", "15"), "--duration is not a good duration")
+	refused(t, runLimits(t, "--attempts", "many"), "--attempts: want a whole number\n")
+	refused(t, runLimits(t, "--duration", "15"), "--duration: want a number and a unit, as in 15m\n")
+	refused(t, runLimits(t, "--pin-digits", "four"), "--pin-digits: want a whole number\n")
+	refused(t, runLimits(t, "--secret-space", "1e6"), "--secret-space: want a whole number\n")
+	refused(t, runLimits(t, "--list", "--profile", "pin"), "lockout policy-check: --list takes only --json, got --profile\n")
+	refused(t, runLimits(t, "--list", "--json", "--pin-digits", "4"), "--list takes only --json, got --pin-digits\n")
 	refused(t, runLimits(t, "--pin-digits", "4", "--secret-space", "10000"), "either --pin-digits or --secret-space")
 	refused(t, runLimits(t, "--pin-digits", "0"), "--pin-digits: want 1 to 12")
 	refused(t, runLimits(t, "--pin-digits", "13"), "--pin-digits: want 1 to 12")

@@ -1,11 +1,10 @@
 package main
 
 import (
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/carrel-project/carrel/lockout"
 )
 
 func newLockoutStatus() *cobra.Command {
@@ -18,9 +17,12 @@ func newLockoutStatus() *cobra.Command {
 		Long: `Without anybody named, counts whom wrong guesses are held against and how many of them are locked; they
 cannot be listed. For one it says until when it is locked and how many guesses are left. Looking changes
 nothing and is not recorded. The look-up of a patron by --identifier-file is, and takes --actor, --role and
---purpose as in carrel patron find.
+--purpose as in carrel patron find. The access file decides about the look-up of an identifier, and not about
+--id, --login-file and --source. With --login-file nobody is looked up: if it leads to an account, ask for
+that.
 
-The limits must be those of the login program: what is left depends on them. Times are by the clock of this
+The limits must be those of the login program, as --profile pin where its lockout.Config has the profile PIN:
+by others the wrong guesses are counted wrongly, and what is left, too. Times are by the clock of this
 machine.
 
 Exit status: 0 not locked, 1 locked, be it only at a remembered device or in a known network, 2 misuse or
@@ -66,13 +68,7 @@ type lockoutStatus struct {
 }
 
 func lockoutOf(cmd *cobra.Command, o *openedLockout, asJSON bool) error {
-	var s lockout.Status
-	var err error
-	if o.source.IsValid() {
-		s, err = o.SourceStatus(cmd.Context(), o.source)
-	} else {
-		s, err = o.Status(cmd.Context(), o.account)
-	}
+	s, err := o.status(cmd.Context())
 	if err != nil {
 		return err
 	}
@@ -84,6 +80,9 @@ func lockoutOf(cmd *cobra.Command, o *openedLockout, asJSON bool) error {
 		err = printJSON(cmd, out)
 	} else {
 		err = out.print(cmd, s.Until)
+		if err == nil && o.account.Login != "" && !out.Locked && max(s.Failed, s.Daily, s.Lanes) == 0 {
+			_, err = io.WriteString(cmd.OutOrStdout(), "if it leads to an account, ask for that, with --identifier-file\n")
+		}
 	}
 	if err == nil && (out.Locked || out.LockedLanes > 0) {
 		err = errFound

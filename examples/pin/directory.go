@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
 	"time"
-	"unicode"
 
 	"golang.org/x/crypto/argon2"
+
+	"github.com/carrel-project/carrel/lockout"
 )
 
 // A Patron of the demonstration. ID is that of the account, and does not change with the card.
@@ -62,14 +62,15 @@ func NewDirectory(cost Cost, patrons []Patron) *Directory {
 		rand.Read(h.salt[:])
 		h.sum = d.sum(h.salt, p.PIN)
 		d.pins[p.ID], d.names[p.ID] = h, p.User
-		d.ids[normal(p.Card)], d.ids[normal(p.User)] = p.ID, p.ID
+		d.ids[lockout.Fold(p.Card)], d.ids[lockout.Fold(p.User)] = p.ID, p.ID
 	}
 	return d
 }
 
-// Find returns the ID of the account that a card number or a user name leads to, or "".
+// Find returns the ID of the account that a card number or a user name leads to, or "". Logins are compared exactly as the guard compares those that lead to no
+// account: if the two differed, the ways to write a login would tell whether it leads to one. People type card numbers in groups, as they are printed.
 func (d *Directory) Find(_ context.Context, login string) (string, error) {
-	return d.ids[normal(login)], nil
+	return d.ids[lockout.Fold(login)], nil
 }
 
 // Name returns what the page calls somebody.
@@ -101,14 +102,4 @@ func (d *Directory) Verify(ctx context.Context, id, pin string) (bool, error) {
 func (d *Directory) sum(salt [16]byte, pin string) (sum [16]byte) {
 	copy(sum[:], argon2.IDKey([]byte(pin), salt[:], d.cost.Time, d.cost.Memory, d.cost.Threads, uint32(len(sum))))
 	return sum
-}
-
-// normal is how logins are compared: people type card numbers as they are printed, in groups.
-func normal(login string) string {
-	return strings.ToLower(strings.Map(func(r rune) rune {
-		if unicode.IsSpace(r) {
-			return -1
-		}
-		return r
-	}, login))
 }

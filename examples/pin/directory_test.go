@@ -36,6 +36,19 @@ func TestNobodyHasAPIN(t *testing.T) {
 	require.False(t, right)
 }
 
+// Logins that lead to an account are the same in the same ways as those that lead to none, which the guard compares.
+func TestLoginsAreComparedAsTheGuardDoes(t *testing.T) {
+	d := NewDirectory(cheap, []Patron{{ID: "a", Card: "29000000000077", User: "straße", PIN: "1111"}})
+	for login, want := range map[string]string{
+		"2900 0000 000077": "a", "２９００００００００００７７": "a", "2900\u200b0000000077": "a", "STRASSE": "a", "Straße": "a", "stra\u00adsse": "a",
+		"strase": "", "2900-0000-000077": "",
+	} {
+		id, err := d.Find(t.Context(), login)
+		require.NoError(t, err)
+		require.Equal(t, want, id, login)
+	}
+}
+
 // Whoever hangs up while waiting for a turn has had nothing compared.
 func TestTurns(t *testing.T) {
 	d := NewDirectory(cheap, demo)

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"time"
@@ -24,11 +26,18 @@ type Login struct {
 
 	Trusted []netip.Prefix // proxies whose X-Forwarded-For is believed
 	Secure  bool           // cookies are only for HTTPS, also when a proxy ended it
+	Log     *slog.Logger   // hears what somebody has to see to; nothing of who logs in
 }
+
+// maxLogin is more bytes than any login has, and fewer than the guard looks at: two that differ further on would share their guesses.
+const maxLogin = 256
 
 // Check returns the ID of the account if the PIN is right and may be looked at. Why it is not ok is nobody's business who guesses. What can be told from the time it
 // takes is that the guesses are used up, for then no PIN is hashed; that is so for logins that are nobody's, too.
 func (l *Login) Check(r *http.Request, login, pin string) (id string, ok bool) {
+	if len(login) > maxLogin { // it could be nobody's, which is no secret
+		return "", false
+	}
 	ctx := r.Context()
 	id, err := l.Find(ctx, login)
 	if err != nil {
@@ -40,19 +49,27 @@ func (l *Login) Check(r *http.Request, login, pin string) (id string, ok bool) {
 		Device:  device(r, id),
 		Channel: audit.Self,
 	})
+	l.unrecorded(err)
 	if err != nil {
 		return "", false // locked, busy or out of order: the PIN is not looked at
 	}
 	// From here on the guess counts as wrong unless it turns out to be right, so nothing has to be deferred: after a panic it stays counted.
 	switch right, err := l.Verify(ctx, id, pin); {
 	case err != nil:
-		guess.Abandon(ctx) // nothing was compared, so nothing was learned
+		_ = guess.Abandon(ctx) // nothing was compared, so nothing was learned. If that fails, the guess counts
 		return "", false
 	case !right:
-		guess.Failure(ctx)
+		l.unrecorded(guess.Failure(ctx)) // whatever else it says, the guess counts
 		return "", false
 	}
 	return id, guess.Success(ctx) == nil // a PIN that is right is not enough when its guess could not be concluded
+}
+
+// unrecorded logs that a lock is missing in the audit trail (lockout.Config.Audit): somebody has to see to the trail, and the lock is one all the same.
+func (l *Login) unrecorded(err error) {
+	if errors.Is(err, lockout.ErrNotAudited) {
+		l.Log.Error("a lock is not in the audit trail", "error", err)
+	}
 }
 
 // source is where the request comes from. A server on a Unix socket sees no address; let it trust its proxy by other means.

@@ -30,10 +30,7 @@ func main() {
 	secure := flag.Bool("secure", false, "browsers come by HTTPS, which a proxy ends: make all cookies Secure")
 	var trusted []netip.Prefix
 	flag.Func("trust", "a `network` of proxies whose X-Forwarded-For is believed, like 10.0.0.0/24; may be repeated", func(s string) error {
-		p, err := netip.ParsePrefix(s)
-		if err == nil && p.Bits() == 0 {
-			return errors.New("that is everybody, and anybody can write such a header")
-		}
+		p, err := network(s)
 		trusted = append(trusted, p)
 		return err
 	})
@@ -43,6 +40,22 @@ func main() {
 	if err := run(ctx, os.Stdout, *listen, *secure, trusted); err != nil {
 		log.Fatal(err)
 	}
+}
+
+// network reads a network of proxies.
+func network(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case err != nil:
+		like := netip.MustParsePrefix("10.0.0.0/24")
+		if a, err := netip.ParseAddr(s); err == nil {
+			like = netip.PrefixFrom(a, a.BitLen())
+		}
+		return p, fmt.Errorf("want a network like %v", like)
+	case p.Bits() == 0:
+		return p, errors.New("that is everybody, and anybody can write such a header")
+	}
+	return p, nil
 }
 
 func run(ctx context.Context, out io.Writer, listen string, secure bool, trusted []netip.Prefix) error {
@@ -57,7 +70,7 @@ func run(ctx context.Context, out io.Writer, listen string, secure bool, trusted
 		return err
 	}
 	patrons := NewDirectory(OWASP, demo)
-	site, err := NewSite(Login{Guard: guard, Find: patrons.Find, Verify: patrons.Verify, Trusted: trusted, Secure: secure}, patrons.Name, slog.Default(), time.Now)
+	site, err := NewSite(Login{Guard: guard, Find: patrons.Find, Verify: patrons.Verify, Trusted: trusted, Secure: secure, Log: slog.Default()}, patrons.Name, time.Now)
 	if err != nil {
 		return err
 	}

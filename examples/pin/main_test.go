@@ -12,6 +12,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestNetworks(t *testing.T) {
+	for s, want := range map[string]string{
+		"10.0.0.1":    "want a network like 10.0.0.1/32",
+		"2001:db8::1": "want a network like 2001:db8::1/128",
+		"proxy":       "want a network like 10.0.0.0/24",
+		"10.0.0.0/33": "want a network like 10.0.0.0/24",
+		"0.0.0.0/0":   "that is everybody, and anybody can write such a header",
+		"::/0":        "that is everybody, and anybody can write such a header",
+	} {
+		_, err := network(s)
+		require.EqualError(t, err, want, s)
+	}
+	p, err := network("10.0.0.0/24")
+	require.NoError(t, err)
+	require.Equal(t, "10.0.0.0/24", p.String())
+}
+
 // What the command prints is enough to log in.
 func TestRun(t *testing.T) {
 	t.Parallel()

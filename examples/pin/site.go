@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"embed"
 	"html/template"
-	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -18,7 +17,6 @@ type Site struct {
 	http.Handler
 	login    Login
 	name     func(id string) string
-	log      *slog.Logger
 	sessions *sessions
 	page     *template.Template
 	form     []byte
@@ -35,12 +33,12 @@ type view struct {
 const maxForm = 4 << 10
 
 // NewSite returns the pages around a login. Name is what an account is called on them.
-func NewSite(login Login, name func(id string) string, log *slog.Logger, now func() time.Time) (*Site, error) {
+func NewSite(login Login, name func(id string) string, now func() time.Time) (*Site, error) {
 	page, err := template.ParseFS(files, "page.html")
 	if err != nil {
 		return nil, err
 	}
-	s := &Site{login: login, name: name, log: log, sessions: &sessions{now: now, of: map[string]session{}}, page: page}
+	s := &Site{login: login, name: name, sessions: &sessions{now: now, of: map[string]session{}}, page: page}
 	if s.form, err = s.render(view{}); err != nil {
 		return nil, err
 	}
@@ -50,6 +48,7 @@ func NewSite(login Login, name func(id string) string, log *slog.Logger, now fun
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.start)
 	mux.HandleFunc("POST /login", s.logIn)
+	mux.HandleFunc("GET /login", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusSeeOther) }) // a page that failed, asked for again
 	mux.HandleFunc("POST /logout", s.logOut)
 	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, files, "style.css") })
 	// Another site's form must not log anybody in or out: browsers say where a form came from.
@@ -101,7 +100,7 @@ func (s *Site) logIn(w http.ResponseWriter, r *http.Request) {
 func (s *Site) check(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 	defer func() {
 		if p := recover(); p != nil { // its value is not written down: a PIN may be in it
-			s.log.Error("a login panicked", "stack", string(debug.Stack()))
+			s.login.Log.Error("a login panicked", "stack", string(debug.Stack()))
 			id, ok = "", false
 		}
 	}()

@@ -20,12 +20,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/lockout"
 	"github.com/carrel-project/carrel/store/memory"
 )
 
-const sentence = "The number or the PIN is wrong, or there were too many tries. Wait a quarter of an hour or ask at the desk."
+const sentence = "The number or the PIN is wrong, or there were too many tries. Try again later (it can take until tomorrow), or ask at the desk."
 
 // cheap keeps the tests fast under the race detector. TestTheCost is about the real one.
 var cheap = Cost{Time: 1, Memory: 64, Threads: 1}
@@ -35,9 +36,27 @@ type library struct {
 	*httptest.Server
 	guard  *lockout.Guard
 	checks atomic.Int64 // PINs that were looked at
+	log    syncBuffer
 
 	mu    sync.Mutex
 	clock time.Time
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 type setting struct {
@@ -59,7 +78,7 @@ func open(t *testing.T, set setting) *library {
 	l.guard, err = lockout.New(set.store, set.cfg)
 	require.NoError(t, err)
 	patrons := NewDirectory(cheap, demo)
-	login := Login{Guard: l.guard, Find: patrons.Find, Secure: set.secure}
+	login := Login{Guard: l.guard, Find: patrons.Find, Secure: set.secure, Log: slog.New(slog.NewTextHandler(&l.log, nil))}
 	if set.find != nil {
 		login.Find = set.find
 	}
@@ -73,7 +92,7 @@ func open(t *testing.T, set setting) *library {
 	if set.trusted != "" {
 		login.Trusted = []netip.Prefix{netip.MustParsePrefix(set.trusted)}
 	}
-	site, err := NewSite(login, patrons.Name, slog.New(slog.DiscardHandler), l.now)
+	site, err := NewSite(login, patrons.Name, l.now)
 	require.NoError(t, err)
 	l.Server = httptest.NewServer(site)
 	t.Cleanup(l.Close)
@@ -224,7 +243,52 @@ func TestLongForm(t *testing.T) {
 	t.Parallel()
 	l := open(t, setting{})
 	l.login(t, browser(t), strings.Repeat("a", maxForm), "2718").refused(t)
+	l.login(t, browser(t), strings.Repeat("a", maxLogin+1), "2718").refused(t)
 	require.Zero(t, l.checks.Load())
+	l.login(t, browser(t), "reader1"+strings.Repeat(" ", maxLogin-len("reader1")), "2718").in(t)
+	l.login(t, browser(t), "reader1"+strings.Repeat(" ", maxLogin+1-len("reader1")), "2718").refused(t)
+	require.EqualValues(t, 1, l.checks.Load())
+}
+
+// Who asks for the page of a login again, or by a bookmark, gets the form.
+func TestLoginIsNoPage(t *testing.T) {
+	t.Parallel()
+	l := open(t, setting{})
+	a := l.get(t, browser(t), "/login")
+	require.Equal(t, http.StatusSeeOther, a.Status)
+	require.Equal(t, "/", a.Header.Get("Location"))
+}
+
+type deafTrail struct{}
+
+func (deafTrail) Record(context.Context, audit.Event) error { return errDown }
+
+// The lock is one, and whoever runs the site is told once that the trail lacks it.
+func TestALockThatIsNotInTheTrailIsLogged(t *testing.T) {
+	t.Parallel()
+	l := open(t, setting{cfg: lockout.Config{Audit: deafTrail{}}})
+	for range 4 {
+		l.login(t, browser(t), "reader1", "0000").refused(t)
+	}
+	require.Empty(t, l.log.String())
+	for range 3 {
+		l.login(t, browser(t), "reader1", "0000").refused(t)
+	}
+	require.EqualValues(t, 5, l.checks.Load())
+	log := l.log.String()
+	require.Equal(t, 1, strings.Count(log, "\n"), log)
+	require.Contains(t, log, "a lock is not in the audit trail")
+	for _, secret := range []string{demo[0].ID, "reader1", "0000", "127.0.0.1"} {
+		require.NotContains(t, log, secret)
+	}
+}
+
+// Other failures to conclude are nothing to log here: the guard has a log of its own for the store.
+func TestAStoreThatFailsIsNotLoggedHere(t *testing.T) {
+	t.Parallel()
+	l := open(t, setting{store: noConclusion{memory.NewLockouts()}, cfg: lockout.Config{Key: key()}})
+	l.login(t, browser(t), "reader1", "0000").refused(t)
+	require.Empty(t, l.log.String())
 }
 
 type noStore struct{ lockout.Store }
@@ -250,7 +314,7 @@ func key() crypto.Secret {
 func TestAllWaysToAnAccountShareItsGuesses(t *testing.T) {
 	t.Parallel()
 	l := open(t, setting{})
-	for _, login := range []string{"reader1", "29000000000077", " READER1 ", "2900 0000 000077", "Reader 1"} {
+	for _, login := range []string{"reader1", "29000000000077", " READER1 ", "２９００\u00a0００００\u00a0０００\u200b０７７", "ｒｅａｄｅｒ\u00ad1"} {
 		l.login(t, browser(t), login, "0000").refused(t)
 	}
 	require.EqualValues(t, 5, l.checks.Load())

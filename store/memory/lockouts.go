@@ -35,12 +35,14 @@ type counted struct {
 	base     int   // so many guesses of the state are from a sketch …
 	since    int64 // … as long as it starts then
 	keep     int64 // until then it is not dropped though it says nothing: the sketch would say more than is true
+	cleared  bool  // by staff: until then it goes after all others
 }
 
-// What was evicted from the table is in sketches by the durations of the limits, accounts and sources apart.
+// What was evicted from the table is in sketches by the limits, accounts and sources apart.
 type evicted struct {
-	period  time.Duration
-	sources bool
+	period   time.Duration
+	attempts int
+	sources  bool
 }
 
 func (e evicted) sketch() forgetful {
@@ -117,7 +119,7 @@ func (l *Lockouts) look(slots []lockout.Slot, now time.Time) ([]lockout.State, [
 			continue
 		}
 		places[i], states[i] = nowhere, lockout.State{}
-		if k := l.evicted[evicted{slot.Duration, slot.Key.IsSource()}]; k != nil && slot.Attempts > 0 {
+		if k := l.evicted[evicted{slot.Duration, slot.Attempts, slot.Key.IsSource()}]; k != nil && slot.Attempts > 0 {
 			states[i] = k.state(slot.Key, slot.Attempts, now.UnixMicro())
 		}
 	}
@@ -154,7 +156,7 @@ func (l *Lockouts) place(key lockout.Key, attempts int, period time.Duration, in
 		return nowhere
 	}
 	c := counted{key: key, attempts: int32(attempts), period: period}
-	if k := l.evicted[evicted{period, key.IsSource()}]; k != nil {
+	if k := l.evicted[evicted{period, attempts, key.IsSource()}]; k != nil {
 		if s := k.state(key, attempts, now.UnixMicro()); s.Failed+s.Earlier > 0 {
 			c.base, c.since, c.keep = s.Failed+s.Earlier, s.Start, now.Add(2*period).UnixMicro()
 		}
@@ -190,7 +192,7 @@ func (l *Lockouts) yield(inUse []int32, now time.Time) int32 {
 	c := &l.table[best]
 	delete(l.index, c.key)
 	if least > 0 {
-		kind := evicted{c.period, c.key.IsSource()}
+		kind := evicted{c.period, int(c.attempts), c.key.IsSource()}
 		k := l.evicted[kind]
 		if k == nil {
 			k = kind.sketch()
@@ -210,6 +212,7 @@ const (
 	pinned   = -1
 	shadow   = 500
 	lockedUp = 1001
+	last     = 1002
 )
 
 func (c *counted) worth(now time.Time) int {
@@ -219,6 +222,8 @@ func (c *counted) worth(now time.Time) int {
 		return pinned // its conclusion must find it
 	case s.Until > 0 && c.key.IsHold():
 		return pinned // staff does not put a hold on thousands
+	case c.cleared && c.keep > now.UnixMicro():
+		return last
 	case s.Until > 0:
 		return lockedUp
 	case s.Failed+s.Earlier > 0:
@@ -250,7 +255,7 @@ func (l *Lockouts) Hold(ctx context.Context, now time.Time, name lockout.Name, u
 	}
 	for i := range l.table {
 		if c := &l.table[i]; c.key.Name() == name {
-			c.state = c.state.Forget(now)
+			c.state, c.cleared = c.state.Forget(now), c.keep > now.UnixMicro()
 		}
 	}
 	recent, daily := name.Common()
@@ -259,8 +264,11 @@ func (l *Lockouts) Hold(ctx context.Context, now time.Time, name lockout.Name, u
 			if _, ok := l.index[key]; ok || key.IsSource() != kind.sources {
 				continue
 			}
-			if s := k.state(key, 1, now.UnixMicro()); s.Failed+s.Earlier > 0 {
-				l.place(key, 1, kind.period, nil, now)
+			if s := k.state(key, kind.attempts, now.UnixMicro()); s.Failed+s.Earlier == 0 {
+				continue
+			}
+			if at := l.place(key, kind.attempts, kind.period, nil, now); at != nowhere {
+				l.table[at].cleared = true
 			}
 		}
 	}
