@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/carrel-project/carrel/audit"
@@ -63,7 +64,7 @@ func (c *Config) limits() error {
 	case c.Attempts < l.MinAttempts || c.Attempts > l.MaxAttempts:
 		return fmt.Errorf("lockout: Config.Attempts is %d, the profile %v allows %d to %d", c.Attempts, c.Profile, l.MinAttempts, l.MaxAttempts)
 	case c.Duration < l.MinDuration || c.Duration > l.MaxDuration:
-		return fmt.Errorf("lockout: Config.Duration is %v, the profile %v allows %v to %v", c.Duration, c.Profile, l.MinDuration, l.MaxDuration)
+		return fmt.Errorf("lockout: Config.Duration is %s, the profile %v allows %s to %s", span(c.Duration), c.Profile, span(l.MinDuration), span(l.MaxDuration))
 	case c.Duration%time.Second != 0:
 		return fmt.Errorf("lockout: Config.Duration is %v, want whole seconds", c.Duration)
 	case c.Daily != 0 && (c.Daily < c.Attempts || c.Daily > l.MaxDaily):
@@ -77,6 +78,18 @@ func (c *Config) limits() error {
 		}
 	}
 	return nil
+}
+
+// span writes a duration without the zeros at its end, as in 15m.
+func span(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // Check reports what [New] would refuse about the limits, which are the profile, the attempts, the durations and the networks; it fills in what c leaves to the profile.

@@ -29,6 +29,7 @@ type Guard struct {
 
 	askAfter atomic.Int64 // the store did not answer: it is not asked before that, in microseconds
 	worseTil atomic.Int64 // the fallback has a say until then
+	logged   atomic.Int64 // when trouble was last logged
 }
 
 // New returns a Guard. It makes no tables, and does not ask the store: call [Guard.Overview] at the start to hear whether it answers.

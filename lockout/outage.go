@@ -92,7 +92,11 @@ func (g *Guard) unreachable(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	g.log.Error("lockout: the store cannot be reached", "error", err)
+	if now, last := g.clock.elapsed(), g.logged.Load(); last == 0 || now-time.Duration(last) >= time.Minute { // not for every guess
+		if g.logged.CompareAndSwap(last, int64(now)+1) {
+			g.log.Error("lockout: the store cannot be reached", "error", err)
+		}
+	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 

@@ -35,7 +35,7 @@ func (g *Guard) Unlock(ctx context.Context, by audit.Event, a Account, reason st
 // between 3 minutes and 24 hours: whoever shall stay out longer needs a block in the library system. A guess that is being checked at that moment is not stopped. The rest is as in Unlock.
 func (g *Guard) Lock(ctx context.Context, by audit.Event, a Account, reason string, lasts time.Duration) error {
 	if lasts < leastDuration || lasts > mostDuration {
-		return fmt.Errorf("lockout: lasts is %v, want %v to %v", lasts, leastDuration, mostDuration)
+		return fmt.Errorf("lockout: lasts is %s, want %s to %s", span(lasts), span(leastDuration), span(mostDuration))
 	}
 	return g.hold(ctx, by, audit.Lock, a, reason, lasts)
 }

@@ -19,7 +19,8 @@ func newLockoutUnlock() *cobra.Command {
 		Short: "End a lock, and forget the wrong guesses",
 		Long: `Forgets the wrong guesses at an account, at all its devices, or from a source, and ends what staff locked. It
 says how many were kept there, at no particular device, also those that no longer counted. Who does it and
-why goes to the audit trail first. When nothing was counted or locked there, nothing is done or recorded.
+why goes to the audit trail first. A login program that has just refused somebody notices it a second later.
+When nothing was counted or locked there, nothing is done, and no unlock is recorded.
 
 --identifier-file takes --role and --purpose, too, as in carrel patron find. The access file decides about the
 look-up of an identifier, and not about --id, --login-file and --source. With --login-file nobody is looked

@@ -1,6 +1,9 @@
 // Package memory keeps stores in memory: for tests, for small tools that read an export, and as the
 // shortest complete statement of what a store must do. Nothing survives the process.
 //
+// [NewLockouts] is meant in earnest: it counts guesses at passwords in a program that is one process, and it is the
+// Fallback of a lockout.Guard whose store is shared.
+//
 // Start with [NewCirculation]. It is laid out like the databases in the sibling packages: what
 // identifies lives apart from what happened, so that unlinking is deleting. It does not overwrite the
 // memory that it gives back; whoever can read the process' memory may find what was there.

@@ -157,6 +157,13 @@ func TestFloodOfLocks(t *testing.T) {
 	unlocked := locked[0] // long gone from the table
 	require.NoError(t, f.Unlock(t.Context(), audit.Event{Actor: "staff"}, unlocked.Account, "asked"))
 	require.True(t, f.wrong(unlocked))
+	for range 20_000 { // and another flood does not bring it back
+		a := f.fresh()
+		a.Source = netip.Addr{}
+		for f.wrong(a) {
+		}
+	}
+	require.True(t, f.wrong(unlocked))
 	f.now = f.now.Add(16 * time.Minute) // what the sketch knows it forgets by periods, two in all
 	for _, a := range locked {
 		require.True(t, f.wrong(a))

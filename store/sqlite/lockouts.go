@@ -266,6 +266,9 @@ func (l *Lockouts) Sync(ctx context.Context, mine time.Time, seen int64) (time.T
 	for {
 		var apart, edition int64
 		if err := l.db.QueryRowContext(ctx, "SELECT apart, edition FROM lockout_clock").Scan(&apart, &edition); err != nil {
+			if serr := New(l.db).CheckSchema(ctx); serr != nil { // this is the first that a Guard asks
+				return time.Time{}, 0, serr
+			}
 			return time.Time{}, 0, failed(op, err)
 		}
 		clock := time.Now().Round(0)

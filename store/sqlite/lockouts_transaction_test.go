@@ -39,7 +39,7 @@ func TestLockoutsInTransaction(t *testing.T) {
 		}
 		require.NoError(t, tx.Rollback())
 		require.Zero(t, failed(whole), "nobody ever guessed")
-		_, err = guard.Reserve(t.Context(), lockout.Attempt{Account: lockout.Account{ID: "p-1"}})
+		_, err = guard.Reserve(t.Context(), lockout.Attempt{Account: lockout.Account{ID: "p-2"}})
 		require.ErrorIs(t, err, lockout.ErrUnavailable, "the transaction is over")
 	}
 }
@@ -89,7 +89,7 @@ func TestLockoutsPrune(t *testing.T) {
 	}
 	const old = 3000 // rows that a walk takes in several steps
 	_, err := db.Exec(`WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-		INSERT INTO lockouts SELECT randomblob(16), ?2, 1, 0, 0, ?2, 0, ?3 FROM n`, old, now.Add(-time.Hour).UnixMicro(), now.Add(-time.Minute).UnixMicro())
+		INSERT INTO lockouts SELECT randomblob(16), ?2, 1, 0, ?2, 0, 0, 0, ?3 FROM n`, old, now.Add(-time.Hour).UnixMicro(), now.Add(-time.Minute).UnixMicro())
 	require.NoError(t, err)
 	says := func() map[lockout.Key]lockout.State {
 		m := map[lockout.Key]lockout.State{}
