@@ -129,7 +129,7 @@ func TestKeysEnd(t *testing.T) {
 		}
 		wrongOnce()
 		if c.hold != 0 {
-			require.NoError(t, g.Lock(t.Context(), audit.Event{}, a.Account, "why", c.hold))
+			require.NoError(t, g.Lock(t.Context(), audit.Event{Actor: "staff-1"}, a.Account, "why", c.hold))
 			_, err := g.Reserve(t.Context(), a)
 			require.ErrorIs(t, err, lockout.ErrLocked)
 		}

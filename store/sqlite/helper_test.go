@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,24 @@ func migrate(t testing.TB, db *sql.DB) {
 		_, err = db.Exec(up)
 		require.NoError(t, err)
 	}
+}
+
+// migrateDown takes the schema back to what it was at a version, and returns what brings it up again.
+func migrateDown(t testing.TB, db *sql.DB, version int) (ups []string) {
+	t.Helper()
+	names, err := fs.Glob(sqlite.Migrations(), "*.sql")
+	require.NoError(t, err)
+	for _, name := range slices.Backward(names[version:]) {
+		text, err := fs.ReadFile(sqlite.Migrations(), name)
+		require.NoError(t, err)
+		up, down, found := strings.Cut(string(text), "-- +goose Down")
+		require.True(t, found)
+		_, err = db.Exec(down)
+		require.NoError(t, err)
+		ups = append(ups, up)
+	}
+	slices.Reverse(ups)
+	return ups
 }
 
 func all[T any](list ...T) iter.Seq2[T, error] {

@@ -22,7 +22,7 @@ func TestLockoutsOfACrowd(t *testing.T) {
 	require.NoError(t, err)
 	var in, busy atomic.Int64
 	var done sync.WaitGroup
-	for i := range 10_000 {
+	for i := range 4_000 {
 		done.Go(func() {
 			r, err := guard.Reserve(t.Context(), lockout.Attempt{Account: lockout.Account{ID: fmt.Sprint("p-", i)}})
 			if errors.Is(err, lockout.ErrBusy) {

@@ -6,10 +6,8 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -101,21 +99,13 @@ func TestStoresWithDeferredTransactions(t *testing.T) {
 
 func TestOlderSchema(t *testing.T) {
 	db, _, _ := open(t)
-	var ups []string
-	for _, name := range []string{"00003_trail.sql", "00002_patrons.sql"} {
-		text, err := fs.ReadFile(sqlite.Migrations(), name)
-		require.NoError(t, err)
-		up, down, _ := strings.Cut(string(text), "-- +goose Down")
-		_, err = db.Exec(down)
-		require.NoError(t, err)
-		ups = append(ups, up)
-	}
+	ups := migrateDown(t, db, 1)
 	err := sqlite.New(db).CheckSchema(t.Context())
 	require.ErrorIs(t, err, sqlite.ErrOlderSchema)
 	require.ErrorIs(t, err, sqlite.ErrNoSchema)
-	require.ErrorContains(t, err, "its version is 1, this program's 3")
+	require.ErrorContains(t, err, "its version is 1, this program's 4")
 	require.Zero(t, count(t, db, "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'patron%' OR name LIKE 'subject_keys%' OR name LIKE 'grants%' OR name LIKE 'trail%'"))
-	for _, up := range slices.Backward(ups) {
+	for _, up := range ups {
 		_, err = db.Exec(up)
 		require.NoError(t, err)
 	}
