@@ -26,6 +26,10 @@ type clock struct {
 const askAgain = time.Minute
 
 func newClock(now func() time.Time, keeper Timekeeper) *clock {
+	if now == nil {
+		begin := time.Now()
+		return &clock{wall: time.Now, elapsed: func() time.Duration { return time.Since(begin) }, begin: begin.Round(0), keeper: keeper}
+	}
 	begin := now()
 	wall := begin.Round(0)
 	return &clock{wall: now, elapsed: func() time.Duration { return now().Sub(begin) }, begin: wall, keeper: keeper}

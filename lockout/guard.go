@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
@@ -66,12 +65,8 @@ func New(store Store, cfg Config) (*Guard, error) {
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
-	now := cfg.Now
-	if now == nil {
-		now = time.Now
-	}
 	keeper, _ := store.(Timekeeper)
-	g.clock = newClock(now, keeper)
+	g.clock = newClock(cfg.Now, keeper)
 	return g, nil
 }
 
@@ -100,7 +95,7 @@ func (g *Guard) Reserve(ctx context.Context, a Attempt) (*Reservation, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &Reservation{g: g, account: a.ID, staff: a.Staff, source: a.Source, channel: a.Channel}
+	r := &Reservation{g: g, account: a.ID, staff: a.Staff, channel: a.Channel}
 	g.slots(r, &a)
 	v, err := g.admit(ctx, r)
 	if err != nil {

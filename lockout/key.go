@@ -59,9 +59,11 @@ func (k *keyer) part(p string) {
 	k.buf = append(k.buf, p...)
 }
 
-func (k *keyer) end() []byte {
+func (k *keyer) end() []byte { return k.sumOf(k.buf) }
+
+func (k *keyer) sumOf(message []byte) []byte {
 	k.h.Reset()
-	k.h.Write(k.buf)
+	k.h.Write(message)
 	return k.h.Sum(k.sum[:0])
 }
 
@@ -102,14 +104,11 @@ func (k *keyer) account(a Account) (name Name) {
 	k.buf = append(k.buf, of)
 	k.part(id)
 	k.fill(end)
-	if len(id) > oneBlock {
-		copy(k.buf, k.buf[end:])
-		k.buf = k.buf[:len(k.buf)-end]
-	} else {
-		subtle.ConstantTimeCopy(known, k.buf[:end], k.buf[end:])
-		k.buf = k.buf[:end]
+	message := k.buf[known*end:] // chosen without a branch
+	if len(id) <= oneBlock {
+		message = message[:end]
 	}
-	copy(name[:], k.end())
+	copy(name[:], k.sumOf(message))
 	return name
 }
 

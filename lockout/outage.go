@@ -237,8 +237,10 @@ func (g *Guard) outage() {
 
 // settle concludes where it was reserved.
 func (g *Guard) settle(ctx context.Context, r *Reservation, result Result) (Verdict, error) {
-	if ctx.Done() != nil {
-		ctx = context.WithoutCancel(ctx) // whoever guessed may have hung up: it counts all the same
+	if g.local { // whoever guessed may have hung up: it counts all the same
+		ctx = context.Background()
+	} else {
+		ctx = context.WithoutCancel(ctx)
 	}
 	var second Verdict
 	if r.mirrored {

@@ -2,7 +2,6 @@ package lockout
 
 import (
 	"context"
-	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -25,7 +24,6 @@ type Reservation struct {
 
 	account string // for the trail
 	staff   bool
-	source  netip.Addr
 	channel audit.Channel
 }
 

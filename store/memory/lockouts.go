@@ -20,6 +20,7 @@ type Lockouts struct {
 	index   map[lockout.Key]int32 // into table
 	table   []counted
 	hand    int // where the search for a place goes on
+	holds   int // how many of the table are holds: mostly none, and then nobody looks for them
 	evicted map[evicted]forgetful
 
 	states [maxSlots]lockout.State // of the call that has the lock
@@ -114,6 +115,10 @@ func (l *Lockouts) look(slots []lockout.Slot, now time.Time) ([]lockout.State, [
 	states, places := l.states[:len(slots)], l.places[:len(slots)]
 	for i := range slots {
 		slot := &slots[i]
+		if slot.Attempts == 0 && l.holds == 0 {
+			places[i], states[i] = nowhere, lockout.State{}
+			continue
+		}
 		if at, ok := l.index[slot.Key]; ok {
 			places[i], states[i] = at, l.table[at].state
 			continue
@@ -162,6 +167,9 @@ func (l *Lockouts) place(key lockout.Key, attempts int, period time.Duration, in
 		}
 	}
 	l.table[at], l.index[key] = c, at
+	if key.IsHold() {
+		l.holds++
+	}
 	return at
 }
 
@@ -191,6 +199,9 @@ func (l *Lockouts) yield(inUse []int32, now time.Time) int32 {
 	}
 	c := &l.table[best]
 	delete(l.index, c.key)
+	if c.key.IsHold() {
+		l.holds--
+	}
 	if least > 0 {
 		kind := evicted{c.period, int(c.attempts), c.key.IsSource()}
 		k := l.evicted[kind]

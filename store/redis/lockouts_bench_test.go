@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -28,6 +29,14 @@ func BenchmarkReserve(b *testing.B) {
 		keys := []string{"{" + prefix + "}:floor"}
 		for b.Loop() {
 			if err := floor.Run(ctx, client, keys, 900_000).Err(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("floor=new", func(b *testing.B) { // a key that was never there, each time
+		b.ReportAllocs()
+		for n := 0; b.Loop(); n++ {
+			if err := floor.Run(ctx, client, []string{"{" + prefix + "}:floor" + strconv.Itoa(n)}, 900_000).Err(); err != nil {
 				b.Fatal(err)
 			}
 		}
