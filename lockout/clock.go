@@ -16,6 +16,7 @@ type clock struct {
 
 	mu      sync.Mutex
 	known   bool
+	asking  bool          // somebody is asking the keeper
 	base    time.Time     // the time when elapsed was 0
 	asked   time.Duration // elapsed, when the keeper was last asked
 	apart   time.Duration // of wall from base + elapsed at that time
@@ -44,14 +45,14 @@ func (c *clock) now(ctx context.Context) (time.Time, error) {
 	defer c.mu.Unlock()
 	elapsed := c.elapsed()
 	apart := c.wall().Round(0).Sub(c.base.Add(elapsed))
-	if c.known && elapsed-c.asked < askAgain && (apart-c.apart).Abs() < Apart {
+	if c.known && (c.asking || elapsed-c.asked < askAgain && (apart-c.apart).Abs() < Apart) {
 		return c.base.Add(elapsed), nil
 	}
 	var mine time.Time
 	if c.known {
 		mine = c.base.Add(elapsed)
 	}
-	t, edition, err := c.keeper.Sync(ctx, mine, c.edition)
+	t, edition, err := c.sync(ctx, mine)
 	elapsed = c.elapsed() // the answer took its time, and a clock that is behind ends no lock early
 	if err != nil {
 		if c.known {
@@ -65,6 +66,18 @@ func (c *clock) now(ctx context.Context) (time.Time, error) {
 	c.edition = edition
 	c.asked, c.apart = elapsed, c.wall().Round(0).Sub(c.base.Add(elapsed))
 	return c.base.Add(elapsed), nil
+}
+
+// sync asks the store. Meanwhile others go by what is known, if anything is.
+func (c *clock) sync(ctx context.Context, mine time.Time) (time.Time, int64, error) {
+	if c.known {
+		seen := c.edition
+		c.asking = true
+		c.mu.Unlock()
+		defer func() { c.mu.Lock(); c.asking = false }()
+		return c.keeper.Sync(ctx, mine, seen)
+	}
+	return c.keeper.Sync(ctx, mine, 0)
 }
 
 // own returns a time that is this process's alone.

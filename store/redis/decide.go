@@ -71,22 +71,7 @@ for at = 4, last, 5 do
   end
   i = i + 1
   local raw, attempts, period = raws[i], args[at + 3], args[at + 4]
-  local til, start, lease, kept, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0, 0
-  if raw then
-    til, start, lease, kept, failed, earlier, open, older = parse('<ddddI4I4I4I4', raw)
-    if lease + check <= now then
-      open, older = 0, 0
-    elseif lease <= now then
-      open, older, lease = 0, open, lease + check
-    end
-    if til <= now then
-      if til ~= 0 or start + 2 * period <= now then
-        til, start, lease, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0
-      elseif start + period <= now then
-        start, earlier, failed = start + period, failed, 0
-      end
-    end
-  end
+` + seen + `
   if answer == 0 and attempts > 0 then
     if failed + earlier == 0 then
       start = now
@@ -103,20 +88,7 @@ for at = 4, last, 5 do
       least = left
     end
   end
-  if til ~= 0 or failed + earlier + open + older > 0 then
-    local ttl = 2 * period + slack
-    local short = kept < now + ttl
-    if short then
-      ttl = ttl + spare
-      kept = now + ttl
-    end
-    call('HSET', KEYS[k], args[at + 1], pack('<ddddI4I4I4I4', til, start, lease, kept, failed, earlier, open, older))
-    if short and call('PTTL', KEYS[k]) * 1000 < ttl then
-      call('PEXPIRE', KEYS[k], math.ceil(ttl / 1000))
-    end
-  elseif raw then
-    call('HDEL', KEYS[k], args[at + 1])
-  end
+` + keep + `
 end
 return pack('<BBBi4d', answer, slot, crossed, least, wait)
 `)
@@ -133,22 +105,7 @@ for at = 4, last, 5 do
   local period = args[at + 4]
   if args[at + 3] > 0 then
     local raw = call('HGET', KEYS[k], args[at + 1])
-    local til, start, lease, kept, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0, 0
-    if raw then
-      til, start, lease, kept, failed, earlier, open, older = parse('<ddddI4I4I4I4', raw)
-      if lease + check <= now then
-        open, older = 0, 0
-      elseif lease <= now then
-        open, older, lease = 0, open, lease + check
-      end
-      if til <= now then
-        if til ~= 0 or start + 2 * period <= now then
-          til, start, lease, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0
-        elseif start + period <= now then
-          start, earlier, failed = start + period, failed, 0
-        end
-      end
-    end
+` + seen + `
     if older > 0 and (reserved < lease - check or open == 0) then
       older = older - 1
     elseif open > 0 then
@@ -169,20 +126,7 @@ for at = 4, last, 5 do
       end
       til = 0
     end
-    if til ~= 0 or failed + earlier + open + older > 0 then
-      local ttl = 2 * period + slack
-      local short = kept < now + ttl
-      if short then
-        ttl = ttl + spare
-        kept = now + ttl
-      end
-      call('HSET', KEYS[k], args[at + 1], pack('<ddddI4I4I4I4', til, start, lease, kept, failed, earlier, open, older))
-      if short and call('PTTL', KEYS[k]) * 1000 < ttl then
-        call('PEXPIRE', KEYS[k], math.ceil(ttl / 1000))
-      end
-    elseif raw then
-      call('HDEL', KEYS[k], args[at + 1])
-    end
+` + keep + `
   end
   bit = bit * 2
 end
@@ -216,6 +160,44 @@ for i = 1, #all, 2 do
 end
 return ''
 `)
+
+// seen is lockout.State.At: what raw says, as it is now. Keep writes it back. They are not functions, because calling one for every slot takes as long as the rest.
+const (
+	seen = `
+local til, start, lease, kept, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0, 0
+if raw then
+  til, start, lease, kept, failed, earlier, open, older = parse('<ddddI4I4I4I4', raw)
+  if lease + check <= now then
+    open, older = 0, 0
+  elseif lease <= now then
+    open, older, lease = 0, open, lease + check
+  end
+  if til <= now then
+    if til ~= 0 or start + 2 * period <= now then
+      til, start, lease, failed, earlier, open, older = 0, 0, 0, 0, 0, 0, 0
+    elseif start + period <= now then
+      start, earlier, failed = start + period, failed, 0
+    end
+  end
+end
+`
+	keep = `
+if til ~= 0 or failed + earlier + open + older > 0 then
+  local ttl = 2 * period + slack
+  local short = kept < now + ttl
+  if short then
+    ttl = ttl + spare
+    kept = now + ttl
+  end
+  call('HSET', KEYS[k], args[at + 1], pack('<ddddI4I4I4I4', til, start, lease, kept, failed, earlier, open, older))
+  if short and call('PTTL', KEYS[k]) * 1000 < ttl then
+    call('PEXPIRE', KEYS[k], math.ceil(ttl / 1000))
+  end
+elseif raw then
+  call('HDEL', KEYS[k], args[at + 1])
+end
+`
+)
 
 // constants are those that scripts share.
 var constants = fmt.Sprintf(`

@@ -39,42 +39,17 @@ func NewLockouts(db DB) *Lockouts {
 
 // Reserve implements lockout.Store, in one statement if the guess is admitted.
 func (l *Lockouts) Reserve(ctx context.Context, now time.Time, slots []lockout.Slot) (v lockout.Verdict, err error) {
-	taken := false
-	before, late := l.done.Load(), time.NewTimer(maxQueue)
-	defer late.Stop()
-	for waiting := true; waiting; {
-		select {
-		case l.next <- struct{}{}:
-			waiting = false
-		case <-ctx.Done():
-			return v, ctx.Err()
-		case <-late.C:
-			if l.done.Load() != before { // the file is well, there are just too many
-				return lockout.Verdict{Answer: lockout.Busy}, nil
-			}
-		}
+	if crowd, err := l.queue(ctx); err != nil || crowd {
+		return lockout.Verdict{Answer: lockout.Busy}, err
 	}
-	err = l.write(ctx, func() error {
+	began := false
+	err = l.write(ctx, func() (err error) {
 		<-l.next
-		taken = true
-		for {
-			if v, err = l.reserve(ctx, now, slots); err != nil || v.Answer == lockout.Admitted {
-				return err
-			}
-			states, err := l.read(ctx, slots)
-			if err != nil {
-				return err
-			}
-			if v = lockout.Admit(states, slots, now); v.Crossed != 0 {
-				return l.cross(ctx, now, slots, &v)
-			}
-			if v.Answer != lockout.Admitted || !counts(slots) {
-				return nil
-			}
-			// Another process has given its guess back since.
-		}
+		began = true
+		v, err = l.decide(ctx, now, slots)
+		return err
 	})
-	if !taken {
+	if !began {
 		<-l.next
 	}
 	if err != nil {
@@ -87,6 +62,46 @@ func (l *Lockouts) Reserve(ctx context.Context, now time.Time, slots []lockout.S
 
 // maxQueue is how long a reservation waits for others of this process.
 const maxQueue = time.Second
+
+// queue waits until it is this reservation that is next. A crowd is more than the file takes in that time: it is well, there are just too many.
+func (l *Lockouts) queue(ctx context.Context) (crowd bool, err error) {
+	before, late := l.done.Load(), time.NewTimer(maxQueue)
+	defer late.Stop()
+	for {
+		select {
+		case l.next <- struct{}{}:
+			return false, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-late.C:
+			if l.done.Load() != before {
+				return true, nil
+			}
+		}
+	}
+}
+
+// decide reserves, or says what is in the way.
+func (l *Lockouts) decide(ctx context.Context, now time.Time, slots []lockout.Slot) (lockout.Verdict, error) {
+	for {
+		v, err := l.reserve(ctx, now, slots)
+		if err != nil || v.Answer == lockout.Admitted {
+			return v, err
+		}
+		states, err := l.read(ctx, slots)
+		if err != nil {
+			return v, err
+		}
+		if v = lockout.Admit(states, slots, now); v.Crossed != 0 {
+			err := l.cross(ctx, now, slots, &v)
+			return v, err
+		}
+		if v.Answer != lockout.Admitted || !counts(slots) {
+			return v, nil
+		}
+		// Another process has given its guess back since.
+	}
+}
 
 // counts reports whether any slot counts.
 func counts(slots []lockout.Slot) bool {
