@@ -20,7 +20,8 @@ import (
 // Clients hang up while the store thinks about their guesses: nothing was compared, so nothing is counted.
 func TestHangingUpBeforeTheAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &slowStore{failingStore: newFailingStore(), takes: 50 * time.Millisecond}
+		s := &slowStore{failingStore: newFailingStore()}
+		s.takes.Store(int64(50 * time.Millisecond))
 		g, err := lockout.New(s, lockout.Config{Key: key()})
 		require.NoError(t, err)
 		for range 20 {
@@ -42,16 +43,16 @@ func TestHangingUpBeforeTheAnswer(t *testing.T) {
 // A slowStore takes its time and does what it was asked for, whatever the context says.
 type slowStore struct {
 	*failingStore
-	takes time.Duration
+	takes atomic.Int64 // as a time.Duration
 }
 
 func (s *slowStore) Reserve(_ context.Context, now time.Time, slots []lockout.Slot) (lockout.Verdict, error) {
-	time.Sleep(s.takes)
+	time.Sleep(time.Duration(s.takes.Load()))
 	return s.s.Reserve(context.Background(), now, slots)
 }
 
 func (s *slowStore) Conclude(_ context.Context, now time.Time, slots []lockout.Slot, c lockout.Conclusion) (lockout.Verdict, error) {
-	time.Sleep(s.takes)
+	time.Sleep(time.Duration(s.takes.Load()))
 	return s.s.Conclude(context.Background(), now, slots, c)
 }
 
@@ -66,13 +67,15 @@ func TestLateLocksAreRecorded(t *testing.T) {
 			r, err := g.Reserve(t.Context(), login("a"))
 			require.NoError(t, err)
 			if n == 4 {
-				s.takes = 3 * time.Second
+				s.takes.Store(int64(3 * time.Second))
 				require.ErrorIs(t, r.Failure(t.Context()), lockout.ErrUnavailable)
 				break
 			}
 			require.NoError(t, r.Failure(t.Context()))
 		}
 		time.Sleep(10 * time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		require.Len(t, w.events, 1)
 	})
 }
