@@ -95,6 +95,7 @@ var (
 	testModules = []string{
 		"github.com/tink-crypto/tink-go/v2", // fake key-encryption keys
 		"github.com/davecgh/go-spew",
+		"github.com/jackc/pgx/v5", // the driver that store/postgres is tested with
 		"github.com/rogpeppe/go-internal",
 		"github.com/sethvargo/go-limiter", // limiters that store/memory is measured beside
 		"github.com/ulule/limiter/v3",
