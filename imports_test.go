@@ -45,8 +45,8 @@ var house = map[string]room{
 
 	// Stores: database/sql at most, never a driver. storetest and memory run inside other people's
 	// projects and bring nothing along.
-	"store/sqlite":    {ours: domain},
-	"store/postgres":  {ours: domain},
+	"store/sqlite":    {ours: append([]string{"internal/packed", "internal/receipt"}, domain...)},
+	"store/postgres":  {ours: append([]string{"internal/packed", "internal/receipt"}, domain...)},
 	"store/redis":     {ours: []string{"lockout"}, third: []string{"github.com/redis/go-redis/v9"}},
 	"store/storetest": {ours: domain},
 	"store/memory":    {ours: domain},
@@ -55,11 +55,15 @@ var house = map[string]room{
 	"cmd/...":      {ours: everything, third: commandModules},
 	"examples/...": {ours: everything, third: commandModules},
 
-	"internal/civil":   {},
-	"internal/closed":  {ours: []string{"internal/nearest"}, third: []string{"go.yaml.in/yaml/v3"}},
-	"internal/fold":    {third: []string{"golang.org/x/text"}}, // Unicode normalization of what is looked up
-	"internal/nearest": {},
-	"internal/oracle":  {ours: []string{"circulation", "anonymize"}}, // see testOnly
+	"internal/civil":     {},
+	"internal/closed":    {ours: []string{"internal/nearest"}, third: []string{"go.yaml.in/yaml/v3"}},
+	"internal/fold":      {third: []string{"golang.org/x/text"}}, // Unicode normalization of what is looked up
+	"internal/nearest":   {},
+	"internal/packed":    {ours: []string{"access", "crypto", "patron"}},                                      // one way for both databases
+	"internal/receipt":   {ours: []string{"anonymize", "audit"}},                                              // the same
+	"internal/histories": {ours: []string{"circulation", "anonymize"}, third: []string{"pgregory.net/rapid"}}, // see testOnly
+	"internal/pgtest":    {},                                                                                  // see testOnly
+	"internal/oracle":    {ours: []string{"circulation", "anonymize"}},                                        // see testOnly
 }
 
 var (
@@ -70,8 +74,8 @@ var (
 	small = []string{"internal/civil", "internal/closed", "internal/fold", "internal/nearest"}
 
 	// testOnly holds packages that only tests may import: the independent second opinion is no use
-	// when the code it judges can call it.
-	testOnly = []string{"internal/oracle"}
+	// when the code it judges can call it, and nobody's program starts servers to crash them.
+	testOnly = []string{"internal/histories", "internal/oracle", "internal/pgtest"}
 
 	commandModules = []string{
 		"github.com/jackc/pgx/v5",

@@ -53,6 +53,13 @@ type Query struct {
 	Shard  Shard
 	At     time.Time // the time of the decision: which legal holds on borrowers are in force
 	Needs  Needs     // what the policy looks at; a store may always fill in more
+
+	// Plan, if it is not empty, leaves out what was put off under it until after At: see [Deferrer]. Only a Deferrer is asked for it.
+	// The pages may then be in another order, and a record that is changed meanwhile may be left to the next sweep.
+	Plan string
+
+	// Reuse is memory that the store may put the page's records into: the caller is done with what is there. Nil: none.
+	Reuse []circulation.Record
 }
 
 // A Page is what a Query brought.

@@ -119,7 +119,7 @@ func (t *Trail) Prune(ctx context.Context, r Retention, by Event) (Pruned, error
 // settled makes leaves of all that is there, what waits in the spool included, and returns what the trail says of itself.
 func (t *Trail) settled(ctx context.Context) (upkeep, error) {
 	if t.spool != nil && t.spool.filled() {
-		t.drain(ctx)
+		t.drained(ctx)
 		if t.spool.filled() {
 			return upkeep{}, errors.New("audit: events wait in the spool, among which may be a legal hold: nothing is pruned before the store takes them")
 		}

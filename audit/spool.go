@@ -220,6 +220,13 @@ func (t *Trail) drain(ctx context.Context) {
 	}
 }
 
+// drained is drain after which nothing is on its way: one that has begun comes to its end first.
+func (t *Trail) drained(ctx context.Context) {
+	t.spool.busy.Lock()
+	defer t.spool.busy.Unlock()
+	t.empty(ctx)
+}
+
 // empty is drain, for who has locked busy.
 func (t *Trail) empty(ctx context.Context) {
 	defer func() {

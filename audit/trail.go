@@ -146,9 +146,7 @@ func (t *Trail) Close(ctx context.Context) error {
 	}
 	t.tree.stop()
 	if t.spool != nil {
-		t.spool.busy.Lock() // a drain on its way comes to its end
-		t.empty(ctx)
-		t.spool.busy.Unlock()
+		t.drained(ctx)
 	}
 	_, err := t.Sequence(ctx)
 	return err

@@ -26,6 +26,10 @@ var (
 	// ErrOldKeyring means that the store was used with a newer state of the keyring: this is an old copy.
 	ErrOldKeyring = errors.New("crypto: this keyring is an old copy: the store knows a newer epoch")
 
+	// ErrEnded means that the store was restored from a backup that is older than the horizon: the keys of its epoch have been destroyed, and
+	// nobody in it can be read any more, whether they were forgotten or not.
+	ErrEnded = errors.New("crypto: the store is older than the backup horizon: the keys of its epoch have been destroyed")
+
 	// ErrLedger means that the erasure ledger is missing, older than the keyring knows it to be, or not as it was written.
 	// Nothing is opened then, because somebody who was forgotten could come back.
 	ErrLedger = errors.New("crypto: the erasure ledger cannot be trusted")

@@ -42,8 +42,17 @@ func createFile(path string, data []byte) error {
 
 // replaceFile puts new contents in the place of a file, durably: after a crash there is the old file or the new one.
 func replaceFile(path string, data []byte) error {
+	target, err := filepath.EvalSymlinks(path) // or a link would become a file, and what it points at an old copy
+	if err != nil {
+		return fileError("file", path, err)
+	}
+	path = target
 	tmp, err := writeTemporary(path, data)
 	if err != nil {
+		return err
+	}
+	if err := keepOwner(path, tmp); err != nil {
+		os.Remove(tmp)
 		return err
 	}
 	if err := os.Rename(tmp, path); err != nil {

@@ -183,8 +183,9 @@ func TestKeyringFile(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty": "", "garbage": "\x00\x01", "null": "null", "list": "[]", "two": string(content) + string(content),
 		"unknown field": strings.Replace(string(content), `{"`, `{"x":1,"`, 1), "KEK": kekLine(newKey(keySize)),
-		"no version": strings.Replace(string(content), `"carrel-keyring":1,`, "", 1),
-		"version 2":  strings.Replace(string(content), `"carrel-keyring":1`, `"carrel-keyring":2`, 1),
+		"no version": strings.Replace(string(content), `"carrel-keyring":2,`, "", 1),
+		"version 1":  strings.Replace(string(content), `"carrel-keyring":2`, `"carrel-keyring":1`, 1),
+		"version 3":  strings.Replace(string(content), `"carrel-keyring":2`, `"carrel-keyring":3`, 1),
 		"long id":    strings.Replace(string(content), `"id":"`, `"id":"00`, 1),
 		"odd id":     strings.Replace(string(content), `"id":"`, `"id":"0`, 1),
 		"no id":      `{"carrel-keyring":1}`,
@@ -196,8 +197,8 @@ func TestKeyringFile(t *testing.T) {
 		require.ErrorContains(t, err, h.path, name)
 		require.NotContains(t, err.Error(), "\n", name)
 	}
-	h.write("", []byte(strings.Replace(string(content), `"carrel-keyring":1`, `"carrel-keyring":2`, 1)))
-	require.EqualError(t, open(Config{Path: h.path, KEK: h.kek}), "crypto: "+h.path+": a keyring of version 2; this carrel reads version 1")
+	h.write("", []byte(strings.Replace(string(content), `"carrel-keyring":2`, `"carrel-keyring":3`, 1)))
+	require.EqualError(t, open(Config{Path: h.path, KEK: h.kek}), "crypto: "+h.path+": a keyring of version 3; this carrel reads versions 1 to 2")
 	for m := range mangle(content) {
 		h.write("", m)
 		if err := open(Config{Path: h.path, KEK: h.kek}); err == nil {
@@ -272,13 +273,13 @@ func FuzzKeyringFile(f *testing.F) {
 	var was keyringFile
 	require.NoError(f, json.Unmarshal(good, &was))
 	f.Add(good)
-	f.Add([]byte(`{"carrel-keyring":1,"id":"0011223344556677889900112233445566778899","generation":1,"sealed":"AAAA"}`))
+	f.Add([]byte(`{"carrel-keyring":2,"id":"0011223344556677889900112233445566778899","generation":1,"sealed":"AAAA"}`))
 	f.Add([]byte(`{"carrel-keyring":1}`))
 	path := filepath.Join(f.TempDir(), "keys")
 	f.Fuzz(func(t *testing.T, data []byte) {
 		require.NoError(t, os.WriteFile(path, data, 0o600))
 		other := &Keyring{path: path, kek: k.kek}
-		s, err := other.read()
+		s, err := other.read(nil)
 		if err != nil {
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -24,20 +25,26 @@ type Config struct {
 	Path string    // of the keyring file; the erasure ledger is beside it, with ".ledger" added
 	KEK  tink.AEAD // opens the keyring; see [OpenKEK]
 
-	Store KeyStore // of subject keys; nil: only indexes and pseudonyms work
+	Store  KeyStore   // of subject keys; nil: only indexes and pseudonyms work
+	Tokens TokenStore // of the tokens that pseudonyms are; nil: pseudonyms do not change with the epoch, and their key is kept for ever
 
 	CacheSize int           // subject keys kept in memory; 0: 4,096
 	CacheTTL  time.Duration // how long one is kept; 0: a minute. So long another process may still open what was shredded in this one
+
+	Now func() time.Time // by which epochs begin and end; nil: time.Now
 }
 
 // A Keyring seals and opens. It is safe for concurrent use, also by several processes on the same file.
 type Keyring struct {
-	path  string
-	kek   hidden[tink.AEAD]
-	store KeyStore
+	path   string
+	kek    hidden[tink.AEAD]
+	store  KeyStore
+	tokens TokenStore
 
 	state  atomic.Pointer[keys]
 	reload sync.Mutex
+	seen   atomic.Int64 // when the file was last looked at, in nanoseconds
+	now    func() time.Time
 	ledger *ledger
 	cache  cache
 	marked atomic.Bool // the store says that it is ours
@@ -47,7 +54,10 @@ type Keyring struct {
 type keys struct {
 	id      [16]byte
 	content content
-	current uint32 // the epoch in which new subject keys are wrapped
+	sum     [sha256.Size]byte // of what is sealed in the file
+	sealed  []byte            // the key of the file, as it is in the file
+	key     hidden[[]byte]    // the same, opened
+	current uint32            // the epoch in which new subject keys are wrapped
 	epochs  map[uint32]tink.AEAD
 	indexes *Indexes
 }
@@ -61,12 +71,16 @@ type content struct {
 	Indexes     []indexKey     `json:"indexes"`
 	Pseudonyms  []pseudonymKey `json:"pseudonyms"`
 	Ledger      ledgerMark     `json:"ledger"`
-	Trail       []byte         `json:"trail,omitempty"` // what the keys of the audit trail are derived from
+	Trail       []byte         `json:"trail,omitempty"`    // what the keys of the audit trail are derived from
+	Pairwise    []byte         `json:"pairwise,omitempty"` // for third parties, whose pseudonyms outlive the epochs
+	Schedule    Schedule       `json:"schedule"`
+	Store       []byte         `json:"store,omitempty"` // whose keys are rotated: a store's mark, keyed
 }
 
 type epochKey struct {
 	Number  uint32    `json:"number"`
 	Created time.Time `json:"created"`
+	Ended   time.Time `json:"ended,omitzero"` // when nothing was left that is wrapped in it
 	Key     []byte    `json:"key"`
 }
 
@@ -105,12 +119,13 @@ func CreateKeyring(path string, kek tink.AEAD) error {
 	copy(id[:], newKey(len(id)))
 	c := content{
 		Generation:  1,
-		Epochs:      []epochKey{{1, time.Now().UTC().Truncate(time.Second), newKey(keySize)}},
+		Epochs:      []epochKey{{Number: 1, Created: time.Now().UTC().Truncate(time.Second), Key: newKey(keySize)}},
 		IndexChange: 1,
 		Indexes:     []indexKey{{Name: IndexIdentifier, Fields: []string{IndexIdentifier}, Version: 1, State: indexActive, Key: newKey(keySize)}},
 		Pseudonyms:  []pseudonymKey{{1, newKey(keySize)}},
 		Ledger:      ledgerMark{Key: newKey(keySize)},
 		Trail:       newKey(keySize),
+		Pairwise:    newKey(keySize),
 	}
 	data, err := encodeKeyring(kek, id, c)
 	if err != nil {
@@ -131,32 +146,49 @@ func CreateKeyring(path string, kek tink.AEAD) error {
 
 func ledgerPath(keyring string) string { return keyring + ".ledger" }
 
+// encodeKeyring makes a file, with a key of its own.
 func encodeKeyring(kek tink.AEAD, id [16]byte, c content) ([]byte, error) {
+	key, sealed, err := newFileKey(kek)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	data, _, err := sealKeyring(key, sealed, id, c)
+	return data, err
+}
+
+func newFileKey(kek tink.AEAD) (key, sealed []byte, err error) {
+	key = newKey(keySize)
+	if sealed, err = kek.Encrypt(key, nil); err != nil {
+		return nil, nil, errors.New("crypto: the key-encryption key cannot seal the keyring") // a client's own words may hold anything
+	}
+	return key, sealed, nil
+}
+
+func sealKeyring(key, sealed []byte, id [16]byte, c content) (data []byte, sum [sha256.Size]byte, err error) {
 	plain, err := json.Marshal(c)
 	if err != nil {
-		return nil, errors.New("crypto: the keyring cannot be encoded")
+		return nil, sum, errors.New("crypto: the keyring cannot be encoded")
 	}
 	defer clear(plain)
-	f := keyringFile{Version: 1, ID: hex.EncodeToString(id[:]), Generation: c.Generation}
-	key := newKey(keySize)
-	defer clear(key)
-	if f.Key, err = kek.Encrypt(key, nil); err != nil {
-		return nil, errors.New("crypto: the key-encryption key cannot seal the keyring") // a client's own words may hold anything
-	}
+	f := keyringFile{Version: keyringVersion, ID: hex.EncodeToString(id[:]), Generation: c.Generation, Key: sealed}
 	a, err := newAEAD(key)
 	if err != nil {
-		return nil, err
+		return nil, sum, err
 	}
 	if f.Sealed, err = a.Encrypt(plain, f.bound()); err != nil {
-		return nil, err
+		return nil, sum, err
 	}
-	data, err := json.Marshal(f)
-	return append(data, '\n'), err
+	data, err = json.Marshal(f)
+	return append(data, '\n'), f.sum(), err
 }
+
+// sum tells two files of one generation apart: one of them was made from an older copy.
+func (f keyringFile) sum() [sha256.Size]byte { return sha256.Sum256(f.Sealed) }
 
 // OpenKeyring opens a keyring and replays its erasure ledger. The KEK is asked once.
 //
-// Errors: fs.ErrNotExist when there is no keyring, [ErrWrongKEK], [ErrLedger], [ErrForeignStore], [ErrOldKeyring]. Defects of the Config name the field.
+// Errors: fs.ErrNotExist when there is no keyring, [ErrWrongKEK], [ErrLedger], [ErrForeignStore], [ErrOldKeyring], [ErrEnded]. Defects of the Config name the field.
 func OpenKeyring(ctx context.Context, cfg Config) (*Keyring, error) {
 	switch {
 	case cfg.Path == "":
@@ -171,20 +203,29 @@ func OpenKeyring(ctx context.Context, cfg Config) (*Keyring, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	k := &Keyring{path: cfg.Path, kek: hide(cfg.KEK), store: cfg.Store}
+	k := &Keyring{path: cfg.Path, kek: hide(cfg.KEK), store: cfg.Store, tokens: cfg.Tokens, now: cfg.Now}
+	if k.now == nil {
+		k.now = time.Now
+	}
 	k.cache.init(cmp.Or(cfg.CacheSize, 4096), cmp.Or(cfg.CacheTTL, time.Minute))
-	s, err := k.read()
+	s, err := k.read(nil)
 	if err != nil {
 		return nil, err
 	}
 	k.state.Store(s)
-	if k.ledger, err = openLedger(ledgerPath(cfg.Path), s.id, s.content.Ledger); err != nil {
-		return nil, err
-	}
+	marks := []ledgerMark{s.content.Ledger}
 	if k.store != nil {
 		if err := k.checkStore(ctx); err != nil {
 			return nil, err
 		}
+		_, known, err := k.readNote(ctx)
+		if err != nil {
+			return nil, err
+		}
+		marks = append(marks, known)
+	}
+	if k.ledger, err = openLedger(ledgerPath(cfg.Path), s.id, s.content.Ledger.Key, marks...); err != nil {
+		return nil, err
 	}
 	return k, nil
 }
@@ -194,18 +235,18 @@ const mark Subject = "carrel installation"
 
 // checkStore looks whether the store is another keyring's.
 func (k *Keyring) checkStore(ctx context.Context) error {
-	w, err := k.store.Key(ctx, mark)
-	if errors.Is(err, ErrNoKey) {
+	w, _, err := k.readReserved(ctx, mark)
+	switch {
+	case errors.Is(err, ErrNoKey):
 		return nil // nothing was sealed yet
-	} else if err != nil {
-		return err
-	}
-	w.Subject = mark
-	switch _, err := k.state.Load().unwrap(w); {
+	case errors.Is(err, ErrNoEpoch) && w.Epoch > 0 && w.Epoch < k.state.Load().current:
+		return fmt.Errorf("%w: it is of epoch %d", ErrEnded, w.Epoch)
 	case errors.Is(err, ErrNoEpoch):
 		return fmt.Errorf("%w: %s", ErrOldKeyring, k.path)
-	case err != nil:
+	case errors.Is(err, ErrNotAuthentic):
 		return fmt.Errorf("%w: %s", ErrForeignStore, k.path)
+	case err != nil:
+		return err
 	}
 	k.marked.Store(true)
 	return nil
@@ -217,10 +258,13 @@ func (k *Keyring) ID() string {
 	return hex.EncodeToString(s.id[:])
 }
 
-const maxKeyring = 16 << 20
+const (
+	maxKeyring     = 16 << 20
+	keyringVersion = 2 // 1 has no schedule and no epochs of pseudonyms, which a carrel that does not know them would drop
+)
 
-// read reads the file and asks the KEK.
-func (k *Keyring) read() (*keys, error) {
+// read reads the file and asks the KEK, unless the file still has the key that it had.
+func (k *Keyring) read(seen *keys) (*keys, error) {
 	f, err := k.readFile()
 	if err != nil {
 		return nil, err
@@ -230,12 +274,15 @@ func (k *Keyring) read() (*keys, error) {
 	if copy(s.id[:], id) != len(s.id) || len(id) != len(s.id) || err != nil {
 		return nil, fmt.Errorf("crypto: %s: not a keyring: its id is not 32 hexadecimal digits", k.path)
 	}
-	key, err := k.kek().Decrypt(f.Key, nil)
-	if err != nil || len(key) != keySize {
+	s.sealed, s.sum = f.Key, f.sum()
+	if seen != nil && bytes.Equal(seen.sealed, f.Key) {
+		s.key = seen.key
+	} else if key, err := k.kek().Decrypt(f.Key, nil); err == nil && len(key) == keySize {
+		s.key = hide(key)
+	} else {
 		return nil, fmt.Errorf("%w: %s", ErrWrongKEK, k.path)
 	}
-	defer clear(key)
-	a, err := newAEAD(key)
+	a, err := newAEAD(s.key())
 	if err != nil {
 		return nil, fmt.Errorf("crypto: %s: %w", k.path, errDamaged)
 	}
@@ -244,8 +291,10 @@ func (k *Keyring) read() (*keys, error) {
 		return nil, fmt.Errorf("crypto: %s: %w", k.path, errDamaged)
 	}
 	defer clear(plain)
-	if err := json.Unmarshal(plain, &s.content); err != nil {
-		return nil, fmt.Errorf("crypto: %s: the keyring is damaged", k.path) // the decoder's words may quote it
+	d := json.NewDecoder(bytes.NewReader(plain))
+	d.DisallowUnknownFields() // what a newer carrel put there must not be lost with the next change
+	if err := d.Decode(&s.content); err != nil || d.More() {
+		return nil, fmt.Errorf("crypto: %s: the keyring is damaged, or a newer carrel's", k.path) // the decoder's words may quote it
 	}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("crypto: %s: %w", k.path, err)
@@ -271,8 +320,8 @@ func (k *Keyring) readFile() (f keyringFile, err error) {
 	if err := d.Decode(&f); err != nil || d.More() {
 		return f, fmt.Errorf("crypto: %s: not a keyring", k.path)
 	}
-	if f.Version != 1 {
-		return f, fmt.Errorf("crypto: %s: a keyring of version %d; this carrel reads version 1", k.path, f.Version)
+	if f.Version < 1 || f.Version > keyringVersion {
+		return f, fmt.Errorf("crypto: %s: a keyring of version %d; this carrel reads versions 1 to %d", k.path, f.Version, keyringVersion)
 	}
 	return f, nil
 }
@@ -296,8 +345,10 @@ func (s *keys) prepare() error {
 		s.epochs[e.Number] = a
 		s.current = max(s.current, e.Number)
 	}
-	if n := len(c.Trail); n != 0 && n != keySize {
-		return errDamaged
+	for _, key := range [][]byte{c.Trail, c.Pairwise} {
+		if n := len(key); n != 0 && n != keySize {
+			return errDamaged
+		}
 	}
 	for _, p := range c.Pseudonyms {
 		if len(p.Key) != keySize {
@@ -307,6 +358,15 @@ func (s *keys) prepare() error {
 	var err error
 	s.indexes, err = newIndexes(c.IndexChange, c.Indexes)
 	return err
+}
+
+// recent returns what is known, as of not longer ago than keys are kept in memory.
+func (k *Keyring) recent() (*keys, error) {
+	s := k.state.Load()
+	if time.Since(time.Unix(0, k.seen.Load())) < k.cache.ttl {
+		return s, nil
+	}
+	return k.refresh(s)
 }
 
 // refresh reads the keyring again if another process has changed it since seen, and returns what is known now.
@@ -320,7 +380,8 @@ func (k *Keyring) refresh(seen *keys) (*keys, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.Generation == seen.content.Generation {
+	k.seen.Store(time.Now().UnixNano())
+	if f.Generation == seen.content.Generation && f.sum() == seen.sum {
 		return seen, nil
 	}
 	return k.readAgain(seen)
@@ -328,11 +389,11 @@ func (k *Keyring) refresh(seen *keys) (*keys, error) {
 
 // readAgain takes over a changed file. The caller holds reload.
 func (k *Keyring) readAgain(seen *keys) (*keys, error) {
-	s, err := k.read()
+	s, err := k.read(seen)
 	if err != nil {
 		return nil, err
 	}
-	if s.id != seen.id || s.content.Generation < seen.content.Generation {
+	if s.id != seen.id || s.content.Generation < seen.content.Generation || s.content.Generation == seen.content.Generation && s.sum != seen.sum {
 		return nil, fmt.Errorf("crypto: %s: was replaced by another keyring or an older copy", k.path)
 	}
 	k.state.Store(s)
@@ -340,8 +401,13 @@ func (k *Keyring) readAgain(seen *keys) (*keys, error) {
 }
 
 // change lets f alter the keyring and writes it, alone among all processes. F gets the contents as they are in the file
-// now, not shared with anybody. If it returns false, nothing is written.
+// now, not shared with anybody. If it returns false, nothing is written. The file gets a new key of its own.
 func (k *Keyring) change(ctx context.Context, f func(*content) (changed bool, err error)) error {
+	return k.rewrite(ctx, true, f)
+}
+
+// rewrite is change, which without a new key does not ask the KEK.
+func (k *Keyring) rewrite(ctx context.Context, rekey bool, f func(*content) (changed bool, err error)) error {
 	unlock, err := lockFile(k.path)
 	if err != nil {
 		return err
@@ -357,7 +423,7 @@ func (k *Keyring) change(ctx context.Context, f func(*content) (changed bool, er
 	if err != nil {
 		return err
 	}
-	if file.Generation != s.content.Generation {
+	if file.Generation != s.content.Generation || file.sum() != s.sum {
 		if s, err = k.readAgain(s); err != nil {
 			return err
 		}
@@ -372,17 +438,26 @@ func (k *Keyring) change(ctx context.Context, f func(*content) (changed bool, er
 		return err
 	}
 	c.Generation++
-	next := &keys{id: s.id, content: c, epochs: map[uint32]tink.AEAD{}}
+	next := &keys{id: s.id, content: c, sealed: s.sealed, key: s.key, epochs: map[uint32]tink.AEAD{}}
 	if err := next.prepare(); err != nil {
 		return err
 	}
-	data, err := encodeKeyring(k.kek(), s.id, c)
+	if rekey {
+		key, sealed, err := newFileKey(k.kek())
+		if err != nil {
+			return err
+		}
+		next.key, next.sealed = hide(key), sealed
+	}
+	data, sum, err := sealKeyring(next.key(), next.sealed, s.id, c)
 	if err != nil {
 		return err
 	}
 	if err := replaceFile(k.path, data); err != nil {
 		return err
 	}
+	next.sum = sum
 	k.state.Store(next)
+	k.seen.Store(time.Now().UnixNano())
 	return nil
 }

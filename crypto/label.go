@@ -11,6 +11,7 @@ const (
 	labelIndex     = "carrel/v1/index\x00"
 	labelPseudonym = "carrel/v1/pseudonym\x00"
 	labelPairwise  = "carrel/v1/pairwise\x00"
+	labelStore     = "carrel/v1/store\x00"
 	labelTombstone = "carrel/v1/tombstone\x00"
 	labelChain     = "carrel/v1/ledger\x00"
 	labelTag       = "carrel/v1/tag"

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,10 +33,9 @@ type ledger struct {
 
 	file sync.Mutex // held while the file is read or written, for what is below
 	at   int64      // what has been read
-	head [16]byte   // the chain so far
 
 	known sync.RWMutex // never held for long: reading goes on while a tombstone is being written
-	count uint64       // of tombstones
+	heads [][16]byte   // the chain after each tombstone
 	dead  map[[16]byte]struct{}
 	asked time.Time // when the file was last looked at
 }
@@ -46,30 +46,64 @@ func createLedger(path string, id [16]byte) error {
 	return createFile(path, []byte(ledgerHeader(id)))
 }
 
-// openLedger reads a ledger, which must hold at least what the keyring remembers of it.
-func openLedger(path string, id [16]byte, mark ledgerMark) (*ledger, error) {
+// openLedger reads a ledger, which must hold at least what the keyring and the store remember of it.
+func openLedger(path string, id [16]byte, key []byte, marks ...ledgerMark) (*ledger, error) {
 	now := time.Now()
-	l := &ledger{path: path, id: id, key: hide(mark.Key), header: ledgerHeader(id), dead: map[[16]byte]struct{}{}, asked: now}
+	l := &ledger{path: path, id: id, key: hide(key), header: ledgerHeader(id), dead: map[[16]byte]struct{}{}, asked: now}
 	f, err := openRegular("ledger", path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v; restore it: without it people who were forgotten could come back", ErrLedger, err)
 	}
 	defer f.Close()
-	if err := l.read(f, mark.Count, mark.Head); err != nil {
+	if err := l.read(f); err != nil {
 		return nil, err
 	}
-	if l.count < mark.Count {
-		return nil, l.untrusted("it has %d tombstones, but the keyring knows of %d", l.count, mark.Count)
+	for _, m := range marks {
+		if err := l.contains(m); err != nil {
+			return nil, err
+		}
 	}
 	return l, nil
+}
+
+// contains returns an error unless the ledger, as far as has been read, goes on from where a mark says that it was.
+func (l *ledger) contains(m ledgerMark) error {
+	l.known.RLock()
+	defer l.known.RUnlock()
+	switch n := uint64(len(l.heads)); {
+	case m.Count == 0:
+		return nil
+	case n < m.Count:
+		return l.untrusted("it has %d tombstones, but the keyring or its store knows of %d; bring back the newest copy: without it people who were forgotten could come back", n, m.Count)
+	case !hmac.Equal(l.heads[m.Count-1][:], m.Head):
+		return l.untrusted("up to line %d it is not the one that the keyring or its store knows; bring that back", m.Count+1)
+	}
+	return nil
+}
+
+// count returns how many tombstones have been read.
+func (l *ledger) count() uint64 {
+	l.known.RLock()
+	defer l.known.RUnlock()
+	return uint64(len(l.heads))
+}
+
+// head returns the chain so far.
+func (l *ledger) head() (head [16]byte) {
+	l.known.RLock()
+	defer l.known.RUnlock()
+	if n := len(l.heads); n > 0 {
+		head = l.heads[n-1]
+	}
+	return head
 }
 
 func (l *ledger) untrusted(format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %s", ErrLedger, l.path, fmt.Sprintf(format, args...))
 }
 
-// read reads the whole lines that follow what has been read. After the given number of lines the chain must be head.
-func (l *ledger) read(f io.ReadSeeker, number uint64, head []byte) error {
+// read reads the whole lines that follow what has been read.
+func (l *ledger) read(f io.ReadSeeker) error {
 	if _, err := f.Seek(l.at, io.SeekStart); err != nil {
 		return fileError("ledger", l.path, err)
 	}
@@ -77,7 +111,7 @@ func (l *ledger) read(f io.ReadSeeker, number uint64, head []byte) error {
 		raw, err := in.ReadSlice('\n')
 		line := string(raw)
 		if errors.Is(err, bufio.ErrBufferFull) {
-			return l.untrusted("line %d does not end", l.count+2)
+			return l.untrusted("line %d does not end", l.count()+2)
 		} else if errors.Is(err, io.EOF) {
 			if l.at == 0 {
 				return l.untrusted("it has no header")
@@ -94,9 +128,6 @@ func (l *ledger) read(f io.ReadSeeker, number uint64, head []byte) error {
 			return err
 		}
 		l.at += int64(len(line))
-		if l.count == number && number > 0 && !hmac.Equal(l.head[:], head) {
-			return l.untrusted("up to line %d it is not the one that the keyring knows", l.count+1)
-		}
 	}
 }
 
@@ -107,13 +138,13 @@ func (l *ledger) line(line string) error {
 	number, rest, _ := strings.Cut(body, " ")
 	_, id, ok2 := strings.Cut(rest, " ")
 	raw, err := ledgerText.DecodeString(id)
-	if !ok || !ok2 || err != nil || len(raw) != 16 || number != strconv.FormatUint(l.count+1, 10) {
-		return l.untrusted("line %d is not a tombstone", l.count+2)
+	if !ok || !ok2 || err != nil || len(raw) != 16 || number != strconv.FormatUint(l.count()+1, 10) {
+		return l.untrusted("line %d is not a tombstone", l.count()+2)
 	}
-	want := l.chain(body)
+	want := l.chain(l.head(), body)
 	got, err := ledgerText.DecodeString(chain)
 	if err != nil || !hmac.Equal(got, want[:]) {
-		return l.untrusted("line %d is not as it was written", l.count+2)
+		return l.untrusted("line %d is not as it was written", l.count()+2)
 	}
 	l.take([16]byte(raw), want)
 	return nil
@@ -127,18 +158,17 @@ func cutLast(line string) (before, after string, ok bool) {
 	return line[:i], line[i+1:], true
 }
 
-func (l *ledger) chain(body string) [16]byte {
+func (l *ledger) chain(head [16]byte, body string) [16]byte {
 	b := append([]byte(labelChain), l.id[:]...)
-	b = append(b, l.head[:]...)
+	b = append(b, head[:]...)
 	return mac(l.key(), appendPart(b, body))
 }
 
 func (l *ledger) take(id, head [16]byte) {
-	l.head = head
 	l.known.Lock()
 	defer l.known.Unlock()
 	l.dead[id] = struct{}{}
-	l.count++
+	l.heads = append(l.heads, head)
 }
 
 func (l *ledger) idOf(s Subject) [16]byte {
@@ -207,11 +237,11 @@ func (l *ledger) readOn(f *os.File) error {
 	if info.Size() == l.at {
 		return nil
 	}
-	return l.read(f, 0, nil)
+	return l.read(f)
 }
 
-// bury writes a tombstone and returns when it is durable. Of one who has one already it writes none.
-func (l *ledger) bury(s Subject) error {
+// bury writes tombstones and returns when they are durable. Of one who has one already it writes none.
+func (l *ledger) bury(subjects ...Subject) error {
 	unlock, err := lockFile(l.path)
 	if err != nil {
 		return err
@@ -227,40 +257,52 @@ func (l *ledger) bury(s Subject) error {
 	if err := l.readOn(f); err != nil {
 		return err
 	}
-	id := l.idOf(s)
-	if l.hasID(id) {
-		// Whoever wrote it may have been killed before it was durable, or may have been told that it is not.
-		if err := f.Sync(); err != nil {
+	type tombstone struct{ id, chain [16]byte }
+	var added []tombstone
+	var lines []byte
+	head, now := l.head(), time.Now().UTC().Format(time.RFC3339)
+	for _, s := range subjects {
+		id := l.idOf(s)
+		if l.hasID(id) || slices.ContainsFunc(added, func(t tombstone) bool { return t.id == id }) {
+			continue
+		}
+		body := fmt.Sprintf("%d %s %s", l.count()+uint64(len(added))+1, now, ledgerText.EncodeToString(id[:]))
+		head = l.chain(head, body)
+		lines = append(append(append(lines, body...), ' '), ledgerText.EncodeToString(head[:])+"\n"...)
+		added = append(added, tombstone{id, head})
+	}
+	if len(added) > 0 {
+		if err := f.Truncate(l.at); err != nil { // half a line of somebody who was killed
 			return fileError("ledger", l.path, err)
 		}
-		return nil
+		if _, err := f.WriteAt(lines, l.at); err != nil {
+			return fileError("ledger", l.path, err)
+		}
 	}
-	body := fmt.Sprintf("%d %s %s", l.count+1, time.Now().UTC().Format(time.RFC3339), ledgerText.EncodeToString(id[:]))
-	chain := l.chain(body)
-	line := body + " " + ledgerText.EncodeToString(chain[:]) + "\n"
-	if err := f.Truncate(l.at); err != nil { // half a line of somebody who was killed
-		return fileError("ledger", l.path, err)
-	}
-	if _, err := f.WriteAt([]byte(line), l.at); err != nil {
-		return fileError("ledger", l.path, err)
-	}
+	// Also when there was nothing to write: whoever wrote it may have been killed before it was durable, or may have been told that it is not.
 	if err := f.Sync(); err != nil {
 		return fileError("ledger", l.path, err)
 	}
-	l.at += int64(len(line))
-	l.take(id, chain)
+	l.at += int64(len(lines))
+	for _, t := range added {
+		l.take(t.id, t.chain)
+	}
 	return nil
 }
 
-// mark returns what the keyring is to remember, which is never less than what it remembers now.
+// mark returns what the keyring and its store are to remember, which goes on from what they remember now.
 func (l *ledger) mark(now ledgerMark) (ledgerMark, error) {
 	if _, err := l.refresh(); err != nil {
 		return ledgerMark{}, err
 	}
-	l.file.Lock()
-	defer l.file.Unlock()
-	if l.count < now.Count || l.count == now.Count && now.Count > 0 && !hmac.Equal(l.head[:], now.Head) {
-		return ledgerMark{}, l.untrusted("it is not the one that the keyring knows")
+	if err := l.contains(now); err != nil {
+		return ledgerMark{}, err
 	}
-	return ledgerMark{Key: l.key(), Count: l.count, Head: bytes.Clone(l.head[:])}, nil
+	l.known.RLock()
+	defer l.known.RUnlock()
+	m := ledgerMark{Key: l.key(), Count: uint64(len(l.heads))}
+	if m.Count > 0 {
+		m.Head = bytes.Clone(l.heads[m.Count-1][:])
+	}
+	return m, nil
 }

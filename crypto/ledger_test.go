@@ -20,7 +20,7 @@ func (h *house) tombstones() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return k.ledger.count, nil
+	return k.ledger.count(), nil
 }
 
 func shredded(k *Keyring, s Subject) bool {
@@ -32,12 +32,13 @@ func TestLedgerTornTail(t *testing.T) {
 	ctx := context.Background()
 	h := newHouse(t)
 	k := h.open(newMemory())
-	for i := range 3 {
-		require.NoError(t, k.Shred(ctx, Subject(fmt.Sprint(i))))
-	}
+	require.NoError(t, k.Shred(ctx, "0", "1"))
+	keyring := h.file("")
+	require.NoError(t, k.ledger.bury("2")) // and is killed before the keyring knows
 	whole := h.file(".ledger")
 	last := bytes.LastIndexByte(whole[:len(whole)-1], '\n') + 1
 	for cut := last; cut < len(whole); cut++ {
+		h.write("", keyring)
 		h.write(".ledger", whole[:cut])
 		k := h.open(newMemory())
 		require.True(t, shredded(k, "0") && shredded(k, "1"))
@@ -53,6 +54,7 @@ func TestLedgerTornTail(t *testing.T) {
 		require.Equal(t, 5, bytes.Count(h.file(".ledger"), []byte("\n")))
 	}
 	for _, tail := range []string{"4 2026-11-21T08:00:00Z ", "x", strings.Repeat("\x00", 4096)} { // zeros are what some file systems leave
+		h.write("", keyring)
 		h.write(".ledger", append(bytes.Clone(whole), tail...))
 		n, err := h.tombstones()
 		require.NoError(t, err)
@@ -128,16 +130,17 @@ func TestLedgerShorter(t *testing.T) {
 	for i := range 5 {
 		require.NoError(t, k.Shred(ctx, Subject(fmt.Sprint(i))))
 	}
-	_, err := k.Rotate(ctx, nil)
-	require.NoError(t, err)
+	keyring := h.file("")
 	require.NoError(t, k.Shred(ctx, "5"))
+	h.write("", keyring) // as if it had been killed before the keyring knew of the last one
+	k = h.open(newMemory())
 	whole := h.file(".ledger")
 	lines := bytes.SplitAfter(whole, []byte("\n"))
 	for n := range 5 {
 		h.write(".ledger", bytes.Join(lines[:1+n], nil))
 		_, err := h.tombstones()
 		require.ErrorIs(t, err, ErrLedger, n)
-		require.ErrorContains(t, err, fmt.Sprintf("it has %d tombstones, but the keyring knows of 5", n))
+		require.ErrorContains(t, err, fmt.Sprintf("it has %d tombstones, but the keyring or its store knows of 5", n))
 
 		// Nor does a keyring that is open go on with it.
 		require.ErrorIs(t, k.CreateKeys(ctx, "new"), ErrLedger)
@@ -155,10 +158,11 @@ func TestLedgerShorter(t *testing.T) {
 	// One that forks off before the keyring's mark: same key, same length, another history.
 	h2 := newHouse(t)
 	k2 := h2.open(newMemory())
-	start := h2.file(".ledger")
+	start, first := h2.file(".ledger"), h2.file("")
 	require.NoError(t, k2.Shred(ctx, "a"))
 	fork := h2.file(".ledger")
 	h2.write(".ledger", start)
+	h2.write("", first)
 	k3 := h2.open(newMemory())
 	require.NoError(t, k3.Shred(ctx, "b"))
 	_, err = k3.Rotate(ctx, nil)
@@ -167,7 +171,7 @@ func TestLedgerShorter(t *testing.T) {
 	_, err = h2.tombstones()
 	require.ErrorIs(t, err, ErrLedger)
 	_, err = k2.Rotate(ctx, nil)
-	require.ErrorIs(t, err, ErrLedger, "a process that followed the fork does not make the keyring forget")
+	require.Error(t, err, "a process that followed the fork does not make the keyring forget")
 }
 
 // TestLedgerGone: while the ledger is away, nothing that is not in memory is opened.
@@ -242,7 +246,7 @@ func TestShredInTwoProcesses(t *testing.T) {
 			require.True(t, shredded(k, Subject(s)), s)
 		}
 	}
-	require.LessOrEqual(t, k.ledger.count, uint64(len(all[0])+len(all[1])+2))
+	require.LessOrEqual(t, k.ledger.count(), uint64(len(all[0])+len(all[1])+2))
 }
 
 func TestShredKilled(t *testing.T) {
@@ -251,12 +255,18 @@ func TestShredKilled(t *testing.T) {
 	var acknowledged []string
 	for round := range rounds {
 		cmd, out := startChild(t, "shred", h.path, fmt.Sprint("r", round))
-		timer := time.AfterFunc(time.Duration(5+rand.IntN(25))*time.Millisecond, func() { cmd.Process.Kill() })
+		armed := round%5 == 0 // and killed perhaps before it has begun
+		if armed {
+			time.AfterFunc(time.Duration(5+rand.IntN(25))*time.Millisecond, func() { cmd.Process.Kill() })
+		}
 		for out.Scan() {
+			if !armed {
+				armed = true
+				time.AfterFunc(time.Duration(rand.IntN(25_000))*time.Microsecond, func() { cmd.Process.Kill() })
+			}
 			acknowledged = append(acknowledged, out.Text())
 		}
 		cmd.Wait()
-		timer.Stop()
 		if round%2 == 0 { // a machine that stops may leave half a line, too
 			whole := h.file(".ledger")
 			h.write(".ledger", append(whole, fmt.Sprint(round, " 2026-11")...))
@@ -268,9 +278,9 @@ func TestShredKilled(t *testing.T) {
 	for _, s := range acknowledged {
 		require.True(t, shredded(k, Subject(s)), s)
 	}
-	t.Logf("%d acknowledged, %d in the ledger", len(acknowledged), k.ledger.count)
+	t.Logf("%d acknowledged, %d in the ledger", len(acknowledged), k.ledger.count())
 	require.NotEmpty(t, acknowledged)
-	require.LessOrEqual(t, k.ledger.count, uint64(len(acknowledged)+rounds))
+	require.LessOrEqual(t, k.ledger.count(), uint64(len(acknowledged)+rounds))
 }
 
 // A ledger that is accepted says what was written, in the words in which it was written.
@@ -288,12 +298,12 @@ func FuzzLedger(f *testing.F) {
 	f.Add([]byte(ledgerHeader(c.id) + "1 2026-11-21T08:00:00Z AAAAAAAAAAAAAAAAAAAAAA AAAAAAAAAAAAAAAAAAAAAA\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		l := &ledger{id: c.id, key: hide(c.content.Ledger.Key), header: ledgerHeader(c.id), dead: map[[16]byte]struct{}{}}
-		if err := l.read(bytes.NewReader(data), 0, nil); err != nil {
+		if err := l.read(bytes.NewReader(data)); err != nil {
 			require.ErrorIs(t, err, ErrLedger)
 			return
 		}
 		require.True(t, bytes.HasPrefix(whole, data[:l.at]))
 		require.NotContains(t, string(data[l.at:]), "\n")
-		require.EqualValues(t, len(l.dead), l.count)
+		require.EqualValues(t, len(l.dead), l.count())
 	})
 }

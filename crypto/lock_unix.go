@@ -26,3 +26,19 @@ func lockFile(path string) (unlock func(), err error) {
 	}
 	return func() { f.Close() }, nil
 }
+
+// keepOwner gives a file the owner of another, so that an administrator who changes the keyring does not lock the service out.
+func keepOwner(of, file string) error {
+	info, err := os.Stat(of)
+	if err != nil {
+		return fileError("file", of, err)
+	}
+	is, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(is.Uid) == os.Geteuid() {
+		return nil
+	}
+	if err := os.Chown(file, int(is.Uid), int(is.Gid)); err != nil {
+		return fileError("file", of, err)
+	}
+	return nil
+}

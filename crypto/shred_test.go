@@ -109,7 +109,7 @@ func TestShredWhileReading(t *testing.T) {
 	r, err := here.Rotate(ctx, nil)
 	require.NoError(t, err)
 	require.Equal(t, rounds/2, r.Shredded)
-	require.Len(t, store.dump(), 1, "the mark")
+	require.Len(t, store.dump(), 2, "the marks")
 }
 
 // TestRestoredBackup: shredded patrons stay away when the whole database comes back.
@@ -133,7 +133,7 @@ func TestRestoredBackup(t *testing.T) {
 	for _, s := range subjects[:100] {
 		require.NoError(t, k.Shred(ctx, s))
 	}
-	require.Len(t, store.dump(), 101, "with the mark")
+	require.Len(t, store.dump(), 102, "with the marks")
 	restored := newMemory()
 	for _, w := range backup {
 		restored.restore(w)
@@ -168,7 +168,7 @@ func TestShredMeets(t *testing.T) {
 			require.NoError(t, k.CreateKeys(ctx))
 			store.onPut = func() { store.onPut = nil; shred("b") }
 			require.Equal(t, ErrShredded.Error(), k.CreateKeys(ctx, "a", "b", "c").Error())
-			require.Len(t, store.dump(), 3, "the others have theirs, and there is the mark")
+			require.Len(t, store.dump(), 4, "the others have theirs, and there are the marks")
 			_, err := k.Open(ctx, "b")
 			require.Equal(t, ErrShredded, err)
 

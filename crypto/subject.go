@@ -13,6 +13,9 @@ func checkSubject(s Subject) error {
 	if len(s) == 0 || len(s) > maxSubject {
 		return fmt.Errorf("crypto: a subject has %d bytes, want 1 to %d", len(s), maxSubject)
 	}
+	if isReserved(s) {
+		return errors.New("crypto: this subject is the keyring's own")
+	}
 	return nil
 }
 
@@ -92,7 +95,7 @@ func (k *Keyring) CreateKeys(ctx context.Context, subjects ...Subject) error {
 	if err != nil || now.current == s.current {
 		return err
 	}
-	_, err = k.rewrap(ctx, now, created, new(Rotation))
+	_, err = k.rewrap(ctx, s, now, created, new(Rotation))
 	return err
 }
 
@@ -103,15 +106,11 @@ func (k *Keyring) markStore(ctx context.Context) error {
 	}
 	raw := newKey(keySize)
 	defer clear(raw)
-	w, err := k.state.Load().wrap(mark, raw)
+	lost, err := k.putReserved(ctx, mark, raw, nil)
 	if err != nil {
 		return err
 	}
-	lost, err := k.store.PutKeys(ctx, []KeyChange{{Key: w}})
-	if err != nil {
-		return err
-	}
-	if len(lost) > 0 {
+	if lost {
 		return k.checkStore(ctx)
 	}
 	k.marked.Store(true)
@@ -244,28 +243,39 @@ func (k *Keyring) load(ctx context.Context, subject Subject, now time.Time) (*su
 	return s.subjectKey(subject, raw, asked.Add(k.cache.ttl))
 }
 
-// Shred destroys the key of a subject: what is sealed for them cannot be opened again, by anybody, in any copy of the data
-// whose copy of the key is gone too, and in the others no longer through this keyring. It writes a tombstone to the erasure
-// ledger first, so that a key that comes back with a restored database stays dead.
+// Shred destroys the keys of subjects: what is sealed for them cannot be opened again, by anybody, in any copy of the data
+// whose copy of the key is gone too, and in the others no longer through this keyring; and when the epoch has ended ([Schedule]), by nobody
+// who has not the keyring of then. It writes a tombstone to the erasure
+// ledger first, so that a key that comes back with a restored database stays dead. Keyring and store then take down how far the ledger is, so that
+// an older copy of it is refused.
 //
-// When Shred has returned, this process opens nothing of the subject's; another process may for as long as it keeps keys
-// (Config.CacheTTL). When it returns an error after the tombstone was written, the subject is shredded all the
-// same, but the wrapped key may still lie in the store: call it again. Shredding twice is not an error, nor is shredding
+// When Shred has returned, this process opens nothing of the subjects'; another process may for as long as it keeps keys
+// (Config.CacheTTL). When it returns an error after the tombstones were written, the subjects are shredded all the
+// same, but wrapped keys may still lie in the store: call it again. Shredding twice is not an error, nor is shredding
 // somebody who never had a key.
-func (k *Keyring) Shred(ctx context.Context, subject Subject) error {
+func (k *Keyring) Shred(ctx context.Context, subjects ...Subject) error {
 	if k.store == nil {
 		return ErrNoStore
 	}
-	if err := checkSubject(subject); err != nil {
+	for _, subject := range subjects {
+		if err := checkSubject(subject); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil || len(subjects) == 0 {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
+	if err := k.vouch(ctx); err != nil {
 		return err
 	}
-	if err := k.ledger.bury(subject); err != nil {
+	if err := k.ledger.bury(subjects...); err != nil {
 		return err
 	}
-	return k.destroy(ctx, subject)
+	var failed []error
+	for _, subject := range subjects {
+		failed = append(failed, k.destroy(ctx, subject))
+	}
+	return errors.Join(errors.Join(failed...), k.remember(ctx))
 }
 
 func (k *Keyring) destroy(ctx context.Context, subject Subject) error {

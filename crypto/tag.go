@@ -84,7 +84,7 @@ func (k *Keyring) EachTags(ctx context.Context, labels []string, f func(Subject,
 		}
 		after = page[len(page)-1].Subject
 		for _, w := range page {
-			if w.Subject == mark || k.ledger.has(w.Subject) {
+			if isReserved(w.Subject) || k.ledger.has(w.Subject) {
 				continue
 			}
 			raw, err := s.unwrap(w)

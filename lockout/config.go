@@ -39,7 +39,7 @@ type Config struct {
 	Audit audit.Recorder
 
 	// Fallback counts while Store cannot: each process for itself, so that during an outage an account has as many guesses as the processes
-	// have together. It hears of this process's guesses and of the holds that it meets, so that going over to it and back gives nobody new ones. What other processes unlock it does not hear. Nil: while Store cannot be reached,
+	// have together. It hears of this process's guesses and of the holds that it meets, so that going over to it and back gives nobody new ones. During an outage it does not hear what other processes unlock. Nil: while Store cannot be reached,
 	// every guess is refused. It must be a Local store.
 	Fallback Store
 
@@ -50,8 +50,8 @@ type Config struct {
 // minKey is the length of an HMAC-SHA-256 key below which it is weaker than it could be (RFC 2104, section 3).
 const minKey = 32
 
-// limits checks the numbers and fills in what is not said.
-func (c *Config) limits() error {
+// Check reports what [New] would refuse about the limits, which are the profile, the attempts, the durations and the networks; it fills in what c leaves to the profile.
+func (c *Config) Check() error {
 	l := c.Profile.Limits()
 	if l == (Limits{}) {
 		return fmt.Errorf("lockout: Config.Profile is %v, want one of %v", c.Profile, Profiles())
@@ -91,6 +91,3 @@ func span(d time.Duration) string {
 	}
 	return s
 }
-
-// Check reports what [New] would refuse about the limits, which are the profile, the attempts, the durations and the networks; it fills in what c leaves to the profile.
-func (c *Config) Check() error { return c.limits() }

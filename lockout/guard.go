@@ -33,7 +33,7 @@ type Guard struct {
 
 // New returns a Guard. It makes no tables, and does not ask the store: call [Guard.Overview] at the start to hear whether it answers.
 func New(store Store, cfg Config) (*Guard, error) {
-	if err := cfg.limits(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
 	if store == nil {

@@ -21,7 +21,7 @@ const maxCalls = 512
 var errCrowd = errors.New("lockout: too many at once")
 
 // reach runs f with the time, within patience. An error that is not ctx's is ErrUnavailable. What comes back when nobody waits for it any more goes to late.
-// Ended is called when f has returned, or was not called.
+// Ended is called when f has returned, or was not called. Both may be nil.
 func reach[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now time.Time) (T, error), ended func(), late func(T)) (T, error) {
 	var none T
 	if g.local { // it does not hang
@@ -42,11 +42,13 @@ func reach[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now
 			if p := recover(); p != nil {
 				a.err = errors.New("the store panicked") // with what is not repeated: there may be a row in it
 			}
-			ended()
+			if ended != nil {
+				ended()
+			}
 			select {
 			case done <- a:
 			case <-within.Done():
-				if a.err == nil {
+				if a.err == nil && late != nil {
 					late(a.t)
 				}
 			}
@@ -77,13 +79,13 @@ func reach[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now
 func reachSoon[T any](ctx context.Context, g *Guard, f func(ctx context.Context, now time.Time) (T, error), ended func(), late func(T)) (T, error) {
 	if g.clock.elapsed().Microseconds() < g.askAfter.Load() {
 		var none T
-		ended()
+		if ended != nil {
+			ended()
+		}
 		return none, ErrUnavailable
 	}
 	return reach(ctx, g, f, ended, late)
 }
-
-func nothing() {}
 
 func (g *Guard) unreachable(ctx context.Context, err error) error {
 	switch {
@@ -149,7 +151,7 @@ func (g *Guard) conclude(ctx context.Context, r *Reservation, result Result) (Ve
 	}
 	return reach(ctx, g, func(ctx context.Context, now time.Time) (Verdict, error) {
 		return g.store.Conclude(ctx, now, r.slots(), Conclusion{r.at, result})
-	}, nothing, func(v Verdict) {
+	}, nil, func(v Verdict) {
 		if v.Crossed != 0 {
 			g.crossed(context.Background(), r, v.Crossed)
 		}

@@ -80,7 +80,7 @@ func (g *Guard) put(ctx context.Context, by audit.Event, action audit.Action, na
 	}
 	_, err := reach(ctx, g, func(ctx context.Context, now time.Time) (struct{}, error) {
 		return struct{}{}, g.store.Hold(ctx, now, name, holdUntil(now, lasts))
-	}, nothing, func(struct{}) {})
+	}, nil, nil)
 	g.refused.forget(name)
 	if g.fallback != nil {
 		now := g.clock.own()

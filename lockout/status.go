@@ -137,7 +137,7 @@ func (g *Guard) each(ctx context.Context, name *Name, f func(time.Time, Entry)) 
 		page, err := reachSoon(ctx, g, func(ctx context.Context, now time.Time) (found, error) {
 			p, err := g.store.States(ctx, now, q)
 			return found{p, now}, err
-		}, nothing, func(found) {})
+		}, nil, nil)
 		if err != nil {
 			return err
 		}

@@ -72,6 +72,16 @@ func (n Name) Common() (recent, daily Key) {
 	return n.key([5]byte{}, countRecent), n.key([5]byte{}, countDaily)
 }
 
+// Range returns the first and the last key that a name can have, for stores that keep them in order.
+func (n Name) Range() (first, last Key) {
+	for i := range last {
+		last[i] = 0xff
+	}
+	copy(first[:], n[:])
+	copy(last[:], n[:])
+	return first, last
+}
+
 // Source returns the key under which the guesses of a source are counted.
 func (n Name) Source() Key { return n.key([5]byte{}, countSource) }
 

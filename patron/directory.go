@@ -42,6 +42,9 @@ type Directory struct {
 // reference behind one is the patron's ID, or an identifier as [Reference] writes it.
 const Borrowers = "borrower"
 
+// Texts is the name of the pseudonyms by which circulation records keep what was written about somebody: comments, notes, messages.
+const Texts = "text"
+
 // New returns a directory. It neither creates keys nor tables.
 func New(cfg Config) (*Directory, error) {
 	switch {

@@ -199,7 +199,7 @@ func TestRecordedBefore(t *testing.T) {
 	w.trail.take()
 	cold := w.again()
 	id := cold.create(person("written"))
-	require.Equal(t, []string{"key", "find", "put keys", "record done", "write"}, w.store.log.take(), "at first, whose the store is and whether it is too old")
+	require.Equal(t, []string{"key", "key", "find", "put keys", "record done", "write"}, w.store.log.take(), "at first, whose the store is and whether it is too old")
 	cold = w.again()
 	w.store.log.take()
 	n := 0

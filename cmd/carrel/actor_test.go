@@ -16,7 +16,9 @@ import (
 )
 
 // What commands do that ask for nobody's name is in the trail all the same, with who ran them.
-func TestCommandsSayWhoRanThem(t *testing.T) {
+func TestCommandsSayWhoRanThem(t *testing.T) { onBoth(t, testCommandsSayWhoRanThem) }
+
+func testCommandsSayWhoRanThem(t *testing.T) {
 	db := newDB(t)
 	cmd := command(t, "import", "--db", db, "--patrons", file(t, "p.csv", patronsCSV), "--loans", file(t, "l.csv", "loan,borrower,returned\nl1,p-77,2020-01-01\nl2,p-78,\n"))
 	cmd.Env = append(cmd.Env, "CARREL_ACTOR=night-job")

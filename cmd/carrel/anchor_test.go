@@ -19,11 +19,13 @@ func entriesIn(t *testing.T, db string) uint64 {
 }
 
 // An anchor that is gone is not begun anew by whoever comes along: nothing would show that it was.
-func TestAnchorIsGone(t *testing.T) {
+func TestAnchorIsGone(t *testing.T) { onBoth(t, testAnchorIsGone) }
+
+func testAnchorIsGone(t *testing.T) {
 	db, id := trailDB(t)
 	before := entriesIn(t, db)
 	old := filepath.Join(t.TempDir(), "old")
-	require.NoError(t, os.Rename(db+".anchor", old))
+	require.NoError(t, os.Rename(besideOf(db)+".anchor", old))
 	policy := file(t, "strict.yaml", good(t, carrel(t, "policy", "init", "--preset", "strict")))
 	loans := file(t, "l.csv", "loan,borrower,returned\nl1,p-77,2020-01-01\n")
 	for _, args := range [][]string{
@@ -36,7 +38,7 @@ func TestAnchorIsGone(t *testing.T) {
 		refused(t, carrel(t, args...), ".anchor: there is none, but the trail has ", "is the share mounted? carrel log anchor --new begins a new one")
 	}
 	require.Equal(t, before, entriesIn(t, db))
-	require.NoFileExists(t, db+".anchor")
+	require.NoFileExists(t, besideOf(db)+".anchor")
 	r := carrel(t, "log", "verify", "--db", db)
 	assert.Equal(t, exitFound, r.code)
 	assert.Contains(t, r.out, "Nothing is anchored in ")
@@ -45,9 +47,9 @@ func TestAnchorIsGone(t *testing.T) {
 	assert.Contains(t, r.out, `"anchored":null`)
 
 	// An empty file and a misspelt variable are no better.
-	require.NoError(t, os.WriteFile(db+".anchor", nil, 0o600))
+	require.NoError(t, os.WriteFile(besideOf(db)+".anchor", nil, 0o600))
 	refused(t, carrel(t, atDesk(db, "patron", "show", "--id", id)...), "there is none")
-	require.NoError(t, os.Remove(db+".anchor"))
+	require.NoError(t, os.Remove(besideOf(db)+".anchor"))
 	cmd := command(t, atDesk(db, "patron", "show", "--id", id)...)
 	cmd.Env = append(cmd.Env, "CARREL_ANCHOR="+old+"-typo")
 	refused(t, finish(t, cmd), "old-typo: there is none")
@@ -59,7 +61,7 @@ func TestAnchorIsGone(t *testing.T) {
 	refused(t, carrel(t, append(anew, "--new")...), "--approval is missing")
 	anew = append(anew, "--approval", "incident 7")
 	refused(t, carrel(t, anew...), "--new is missing")
-	assert.Equal(t, "begun: "+db+".anchor\n", good(t, carrel(t, append(anew, "--new")...)))
+	assert.Equal(t, "begun: "+besideOf(db)+".anchor\n", good(t, carrel(t, append(anew, "--new")...)))
 	refused(t, carrel(t, append(anew, "--new")...), "is there already")
 	good(t, carrel(t, atDesk(db, "patron", "show", "--id", id)...))
 	v, code := verify(t, db)
@@ -73,7 +75,7 @@ func TestAnchorIsGone(t *testing.T) {
 	require.Positive(t, v.Unanchored)
 	require.Empty(t, v.Findings)
 	assert.Contains(t, carrel(t, "log", "verify", "--db", db, "--anchor", old).out, "after it are under no anchored checkpoint")
-	_, code = verify(t, db, "--anchor", old, "--anchor", db+".anchor")
+	_, code = verify(t, db, "--anchor", old, "--anchor", besideOf(db)+".anchor")
 	require.Equal(t, exitGood, code)
 	past := time.Now().Add(-time.Hour)
 	require.NoError(t, os.Chtimes(old, past, past))
@@ -82,15 +84,17 @@ func TestAnchorIsGone(t *testing.T) {
 
 	// Two anchors at once get the same.
 	second := old + "-second"
-	good(t, carrel(t, append(anew, "--anchor", second, "--anchor", db+".anchor", "--new")...))
-	good(t, carrel(t, append(atDesk(db, "patron", "find", "--identifier-file", file(t, "i", "29000000000077\n")), "--anchor", second, "--anchor", db+".anchor")...))
-	for _, one := range []string{second, db + ".anchor"} {
+	good(t, carrel(t, append(anew, "--anchor", second, "--anchor", besideOf(db)+".anchor", "--new")...))
+	good(t, carrel(t, append(atDesk(db, "patron", "find", "--identifier-file", file(t, "i", "29000000000077\n")), "--anchor", second, "--anchor", besideOf(db)+".anchor")...))
+	for _, one := range []string{second, besideOf(db) + ".anchor"} {
 		_, code = verify(t, db, "--anchor", one)
 		assert.Equal(t, exitGood, code, one)
 	}
 }
 
-func TestVerifyNamesItsAnchors(t *testing.T) {
+func TestVerifyNamesItsAnchors(t *testing.T) { onBoth(t, testVerifyNamesItsAnchors) }
+
+func testVerifyNamesItsAnchors(t *testing.T) {
 	db, _ := trailDB(t)
 	refused(t, carrel(t, "log", "verify", "--db", db, "--anchor", "nope"), "anchor nope: no such file")
 	cmd := command(t, "log", "verify", "--db", db)
@@ -105,7 +109,7 @@ func TestVerifyNamesItsAnchors(t *testing.T) {
 	assert.Contains(t, good(t, carrel(t, "log", "verify", "--db", db, "--key", key[:len(key)-1])), "Without the keyring: who wrote the entries was not checked.")
 	assert.NotContains(t, good(t, carrel(t, "log", "verify", "--db", db)), "Without the keyring")
 
-	data, err := os.ReadFile(db + ".anchor")
+	data, err := os.ReadFile(besideOf(db) + ".anchor")
 	require.NoError(t, err)
 	torn := file(t, "torn", string(data)+string(data[:30]))
 	out := good(t, carrel(t, "log", "verify", "--db", db, "--anchor", torn))
@@ -116,17 +120,19 @@ func TestVerifyNamesItsAnchors(t *testing.T) {
 	good(t, carrel(t, "keys", "init", "--db", empty))
 	good(t, carrel(t, "import", "--db", empty, "--loans", file(t, "l.csv", "loan,borrower,returned\n")))
 	changeDB(t, empty, "DELETE FROM trail_entries")
-	require.NoError(t, os.Remove(empty+".anchor"))
+	require.NoError(t, os.Remove(besideOf(empty)+".anchor"))
 	assert.NotEqual(t, exitGood, carrel(t, "log", "verify", "--db", empty).code)
 }
 
 // Looking at holds begins no anchor where there is none.
-func TestLogHoldListLeavesNoAnchor(t *testing.T) {
+func TestLogHoldListLeavesNoAnchor(t *testing.T) { onBoth(t, testLogHoldListLeavesNoAnchor) }
+
+func testLogHoldListLeavesNoAnchor(t *testing.T) {
 	db := newDB(t)
 	anchor := filepath.Join(t.TempDir(), "anchor")
 	good(t, carrel(t, "import", "--db", db, "--anchor", anchor, "--patrons", file(t, "p.csv", patronsCSV)))
 	good(t, carrel(t, "log", "hold", "add", "--db", db, "--anchor", anchor, "--ref", "case", "--actor", "counsel"))
 	assert.Equal(t, "case\n", good(t, carrel(t, "log", "hold", "list", "--db", db, "--anchor", anchor)))
 	refused(t, carrel(t, "log", "hold", "list", "--db", db), "is the share mounted?")
-	assert.NoFileExists(t, db+".anchor")
+	assert.NoFileExists(t, besideOf(db)+".anchor")
 }

@@ -5,14 +5,20 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"io/fs"
+	"iter"
+	"regexp"
+	"strconv"
 	"strings"
 
-	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver
+	"github.com/spf13/cobra"
 
-	"github.com/carrel-project/carrel/store/sqlite"
+	"github.com/carrel-project/carrel/anonymize"
+	"github.com/carrel-project/carrel/audit"
+	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/lockout"
+	"github.com/carrel-project/carrel/patron"
 )
 
 // How a database is opened.
@@ -21,52 +27,132 @@ type openMode int
 const (
 	readOnly  openMode = iota // nothing is written, not even a newer schema
 	readWrite                 // it must exist
-	createIt                  // it may be new, and its schema older
+	createIt                  // it may be new
+	upgradeIt                 // its schema may be an older one; it takes as long as it takes
 )
 
-// A database is carrel's embedded store in a SQLite file.
+// A database is carrel's embedded store: a SQLite file, or a schema of a PostgreSQL server. What commands say to it in SQL
+// is the same for both, or is a method of the backend.
 type database struct {
-	*sqlite.Circulation
-	db      *sql.DB
-	path    string
-	created bool
-	info    os.FileInfo // of the file as it was opened
+	circulationStore
+	backend
+	db     *sql.DB
+	path   string // of the file; of a database on a server, what messages call it: never its address, in which a password may be
+	beside string // what the names of files beside the database begin with. "": nothing is beside a server, and the keyring takes its place
 }
 
-// openDatabase opens what a DSN names. Every error is one line that says what to do.
+// circulationStore is what the command wants of circulation records, over and above what a sweep does.
+type circulationStore interface {
+	anonymize.Store
+	anonymize.Finisher
+	anonymize.Deferrer
+	crypto.TokenStore
+	Save(context.Context, iter.Seq2[circulation.Entry, error]) (circulation.Saved, error)
+	SaveAccounts(context.Context, iter.Seq2[circulation.Account, error]) (circulation.Saved, error)
+	AddHold(context.Context, circulation.Hold) error
+	ReleaseHold(ctx context.Context, borrower circulation.Borrower, ref string) (bool, error)
+	Holds(context.Context) ([]circulation.Hold, error)
+	Receipts(context.Context) ([]anonymize.Receipt, error)
+}
+
+// A handle is a database, a connection to it or a transaction on it.
+type handle interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// A backend is a kind of database.
+type backend interface {
+	// The stores, on the database or in a transaction on it.
+	circulation(handle) circulationStore
+	recorded(handle, *audit.Trail, audit.Event) circulationStore // its Unlink leaves events in the trail
+	patrons(handle) patron.Store
+	keys(handle) crypto.KeyStore
+	grants(handle) patron.Grants
+	log(handle) audit.Store
+	lockouts(handle) lockout.Store
+
+	// ready refuses a database whose schema this program does not know, unless mode says what else to do.
+	ready(ctx context.Context, mode openMode) error
+	// version returns the version of the schema; 0: there are no tables of carrel's.
+	version(ctx context.Context) (int, error)
+	// migrations returns the schema as the files of which it is made.
+	migrations() fs.FS
+	// upgradable refuses a database that migrate must not touch.
+	upgradable(ctx context.Context, from int) error
+	// migrate brings the schema up to date, and returns the version that it found: another process may have been faster.
+	migrate(ctx context.Context) (from int, err error)
+	// jobs makes the tables of the worker's jobs or brings them up to date, or only looks, and reports whether they were not.
+	jobs(ctx context.Context, look bool) (behind bool, err error)
+	// check makes the checks of doctor that are about this kind of database.
+	check(ctx context.Context, d *doctor)
+
+	// lookUp returns a function that looks for records in the database, apart from any transaction.
+	lookUp(ctx context.Context) (exists func(circulation.Kind, string) (bool, error), done func(), err error)
+	// load prepares a transaction for many writes.
+	load(context.Context, *sql.Tx) error
+	// points says of which kinds two records are of which one points at the other, which is not there, if that is what err is about.
+	points(err error) (from, to circulation.Kind, ok bool)
+	// refused says what it means when the database does not do what it was asked to. The driver's own text may hold rows.
+	refused(ctx context.Context, err error) error
+	// unfinished says what is left of what a sweep erased when clearing up after it failed.
+	unfinished(err error) string
+
+	// abandon closes the database and takes back that this run created it, if it holds nothing.
+	abandon()
+	// isThere returns an error when the database was removed since it was opened.
+	isThere() error
+	close() error
+}
+
+func addDBFlag(cmd *cobra.Command, dsn *string) {
+	cmd.Flags().StringVar(dsn, "db", "", "the database: the path of a SQLite file, or postgres://USER@HOST/DATABASE?search_path=SCHEMA (its password is better in PGPASSWORD or ~/.pgpass than here)")
+}
+
+// openDatabase opens what a DSN names, with a schema that is this program's. Every error is one line that says what to do.
 func openDatabase(ctx context.Context, dsn string, mode openMode) (*database, error) {
-	path, err := databasePath(dsn)
+	d, err := connect(ctx, dsn, mode)
 	if err != nil {
 		return nil, err
 	}
-	d := &database{path: path}
-	if err := d.prepare(mode); err != nil {
-		return nil, err
-	}
-	source := sqlite.DSN(path)
-	if mode == readOnly {
-		source = sqlite.DSNReadOnly(path)
-	}
-	if d.db, err = sql.Open("sqlite", source); err != nil {
-		return nil, fmt.Errorf("%s: cannot be opened: %w", path, err)
-	}
-	d.Circulation = sqlite.New(d.db)
-	if err := d.schema(ctx, mode); err != nil {
+	if err := d.ready(ctx, mode); err != nil {
 		d.abandon()
 		return nil, err
 	}
 	return d, nil
 }
 
-// databasePath reads a DSN. Its errors do not repeat one that may hold a password.
+// connect opens what a DSN names, whatever its schema.
+func connect(ctx context.Context, dsn string, mode openMode) (*database, error) {
+	if onServer(dsn) {
+		return connectPostgres(ctx, dsn, mode)
+	}
+	path, err := databasePath(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return connectSQLite(path, mode)
+}
+
+// onServer reports that a DSN names a database in PostgreSQL.
+func onServer(dsn string) bool {
+	scheme, _, isURL := strings.Cut(dsn, "://")
+	return isURL && (scheme == "postgres" || scheme == "postgresql")
+}
+
+// mistyped is what was meant for PostgreSQL and is no address of it: one without its slashes or colon, or in libpq's keywords. As a file's name it would keep the password in it.
+var mistyped = regexp.MustCompile(`(?i)^postgres(ql)?(:|//)|(^|\s)(host|hostaddr|port|dbname|user|password|service|sslmode)\s*=`)
+
+// databasePath returns the path of the SQLite file that a DSN names. Its errors do not repeat one that may hold a password.
 func databasePath(dsn string) (string, error) {
 	path, named := strings.CutPrefix(dsn, "sqlite:")
-	scheme, _, isURL := strings.Cut(path, "://")
+	_, _, isURL := strings.Cut(path, "://")
 	switch {
-	case scheme == "postgres" && isURL, scheme == "postgresql" && isURL:
-		return "", errors.New("--db: PostgreSQL is not in this version of carrel; name a SQLite file, or embed carrel's packages and implement its store on your tables")
 	case isURL && !named:
-		return "", errors.New("--db: unknown kind of database; name a SQLite file: a path, or sqlite: and a path")
+		return "", errors.New("--db: unknown kind of database; want postgres://…, or a SQLite file: a path, or sqlite: and a path")
+	case !named && mistyped.MatchString(path):
+		return "", errors.New("--db: an address of PostgreSQL begins with postgres://")
 	case path == "":
 		return "", errors.New("--db: names no file; want a path, or sqlite: and a path")
 	case path == ":memory:", strings.HasPrefix(path, "file:"):
@@ -75,204 +161,49 @@ func databasePath(dsn string) (string, error) {
 	return path, nil
 }
 
-const sqliteMagic = "SQLite format 3\x00"
-
-// prepare looks at the file before SQLite does, because SQLite creates what is missing, and because its messages
-// do not say which of many things is wrong.
-func (d *database) prepare(mode openMode) error {
-	info, err := os.Stat(d.path)
-	if errors.Is(err, os.ErrNotExist) {
-		if mode != createIt {
-			return fmt.Errorf("%s: there is no such database; carrel import makes one", d.path)
-		}
-		f, err := os.OpenFile(d.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-		if err != nil {
-			return fmt.Errorf("%s: the database cannot be created: %w", d.path, reason(err))
-		}
-		d.created = true
-		d.info, err = f.Stat()
-		return errors.Join(err, f.Close())
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", d.path, reason(err))
-	}
-	if info.IsDir() {
-		return fmt.Errorf("%s: is a directory, not a SQLite file", d.path)
-	}
-	flag := os.O_RDWR
-	if mode == readOnly {
-		flag = os.O_RDONLY
-	}
-	f, err := os.OpenFile(d.path, flag, 0)
-	if err != nil {
-		return fmt.Errorf("%s: the database cannot be opened: %w", d.path, reason(err))
-	}
-	defer f.Close()
-	d.info = info
-	magic := make([]byte, len(sqliteMagic))
-	switch n, err := io.ReadFull(f, magic); {
-	case n == 0 && mode == createIt: // as mktemp leaves it
-	case n == 0 && err == io.EOF:
-		return fmt.Errorf("%s: is empty, not a database; carrel import fills it", d.path)
-	case string(magic[:n]) != sqliteMagic:
-		return fmt.Errorf("%s: is not a SQLite file", d.path)
-	}
-	return nil
-}
-
-// schema checks that the database is of this carrel's schema, or brings it there.
-func (d *database) schema(ctx context.Context, mode openMode) error {
-	if ours, err := d.ours(ctx); err != nil {
-		return err
-	} else if !ours {
-		return fmt.Errorf("%s: is a SQLite database of something else; give carrel a file of its own", d.path)
-	}
-	err := d.CheckSchema(ctx)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, sqlite.ErrNewerSchema):
-		return fmt.Errorf("%s: was written by a newer carrel; use that one", d.path)
-	case !errors.Is(err, sqlite.ErrNoSchema):
-		return fmt.Errorf("%s: %w", d.path, err)
-	case mode != createIt:
-		return fmt.Errorf("%s: has no tables of carrel's yet, or those of an older carrel; carrel import makes them", d.path)
-	}
-	if errors.Is(err, sqlite.ErrOlderSchema) {
-		if named, err := d.namesSomebody(ctx); err != nil {
-			return err
-		} else if named {
-			return fmt.Errorf("%s: was filled by an older carrel, which kept borrowers in plain; import your exports into a new file and delete this one", d.path)
-		}
-	}
-	if err := migrate(ctx, d.db); err != nil {
-		return fmt.Errorf("%s: the tables cannot be made: %w", d.path, err)
-	}
-	return d.CheckSchema(ctx)
-}
-
-// namesSomebody reports that records name borrowers, or a list of patrons was imported.
-func (d *database) namesSomebody(ctx context.Context) (named bool, err error) {
-	if err := d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM persons)").Scan(&named); err != nil {
-		return false, d.refused(ctx, err)
-	}
-	return named, nil
-}
-
-// ours reports whether the database is empty or has carrel's tables. Its version alone does not say so: every
-// program numbers its own.
-func (d *database) ours(ctx context.Context) (bool, error) {
-	var tables, known int
-	err := d.db.QueryRowContext(ctx, `SELECT count(*), count(CASE WHEN name IN ('records', 'links', 'persons') THEN 1 END)
-		FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'goose_%'`).Scan(&tables, &known)
-	if err != nil {
-		return false, d.refused(ctx, err)
-	}
-	return tables == 0 || known == 3, nil
-}
-
-// refused says what it means when SQLite does not do what it was asked to. The driver's own text may hold rows.
-func (d *database) refused(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return interruption(d.path + ": interrupted")
-	}
-	var coded interface{ Code() int }
-	if errors.As(err, &coded) {
-		switch coded.Code() & 0xff {
-		case 8, 14: // SQLITE_READONLY, SQLITE_CANTOPEN
-			return fmt.Errorf("%s: cannot be opened; SQLite keeps files beside it, so its directory must be writable", d.path)
-		case 5, 6: // SQLITE_BUSY, SQLITE_LOCKED
-			return fmt.Errorf("%s: is busy: another program holds it; try again later", d.path)
-		case 11, 26: // SQLITE_CORRUPT, SQLITE_NOTADB
-			return fmt.Errorf("%s: is damaged or not a SQLite file", d.path)
-		case 13: // SQLITE_FULL
-			return fmt.Errorf("%s: the disk is full", d.path)
-		}
-		return fmt.Errorf("%s: SQLite refuses (code %d)", d.path, coded.Code())
-	}
-	return fmt.Errorf("%s: SQLite refuses", d.path)
-}
-
-// migrate brings the schema up to date; it does nothing when it is.
-func migrate(ctx context.Context, db *sql.DB) error {
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, sqlite.Migrations(), goose.WithLogger(goose.NopLogger()))
+func withDatabase(ctx context.Context, dsn string, mode openMode, do func(*database) error) error {
+	d, err := openDatabase(ctx, dsn, mode)
 	if err != nil {
 		return err
 	}
-	_, err = p.Up(ctx)
+	err = do(d)
+	if cerr := d.close(); err == nil {
+		err = cerr
+	}
 	return err
 }
 
-// abandon closes the database and, when this run created it and it holds nothing, removes it: nothing is left
-// half done. Another import may have filled it meanwhile, so the file goes only while nobody else has it.
-func (d *database) abandon() {
-	d.db.Close()
-	if !d.created {
-		return
-	}
-	ctx := context.Background()
-	db, err := sql.Open("sqlite", sqlite.DSN(d.path))
+// together does several things in one transaction, all or none.
+func (d *database) together(ctx context.Context, do func(*sql.Tx) error) error {
+	tx, err := d.db.BeginTx(ctx, nil)
 	if err != nil {
-		return
+		return d.refused(ctx, err)
 	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	if _, err := db.ExecContext(ctx, "PRAGMA busy_timeout = 50; PRAGMA locking_mode = EXCLUSIVE"); err != nil {
-		return
+	defer tx.Rollback() // does nothing after Commit
+	if err := do(tx); err != nil {
+		return err
 	}
-	// SQLite leaves the write-ahead log only when this is the only connection, and keeps the lock it takes for it.
-	var mode string
-	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode = DELETE").Scan(&mode); err != nil || mode != "delete" {
-		return
-	}
-	if _, err := db.ExecContext(ctx, "BEGIN EXCLUSIVE"); err != nil {
-		return
-	}
-	if (&database{db: db, path: d.path}).isEmpty(ctx) {
-		if os.Remove(d.path) != nil { // Windows removes no file that is open, by us or by others
-			db.Close()
-			os.Remove(d.path)
-		}
-		for _, suffix := range []string{"-wal", "-shm", "-journal"} {
-			os.Remove(d.path + suffix)
-		}
-	}
-}
-
-// isEmpty reports whether the database holds no record and nobody, or has no tables at all.
-func (d *database) isEmpty(ctx context.Context) bool {
-	if ours, err := d.ours(ctx); err != nil || !ours {
-		return false
-	}
-	var tables, filled bool
-	if err := d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'records')").Scan(&tables); err != nil {
-		return false
-	}
-	if !tables {
-		return true
-	}
-	nothing, err := d.sealsNothing(ctx)
-	if err != nil || !nothing {
-		return false
-	}
-	err = d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM records)").Scan(&filled)
-	return err == nil && !filled
-}
-
-// isThere returns an error when the file was removed or replaced since it was opened: then what was written is
-// in a file without a name.
-func (d *database) isThere() error {
-	if now, err := os.Stat(d.path); err != nil || !os.SameFile(now, d.info) {
-		return fmt.Errorf("%s: was removed or replaced by another program meanwhile; what was imported is lost; run it again", d.path)
+	if err := tx.Commit(); err != nil {
+		return d.refused(ctx, err)
 	}
 	return nil
 }
 
-func (d *database) close() error {
-	if err := d.db.Close(); err != nil {
-		return fmt.Errorf("%s: %w", d.path, err)
+// newest is the version of the schema of which migrations are: that of the last file.
+func newest(migrations fs.FS) (version int, err error) {
+	names, err := fs.Glob(migrations, "*.sql")
+	if err != nil {
+		return 0, err
 	}
-	return nil
+	for _, name := range names {
+		number, _, _ := strings.Cut(name, "_")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			return 0, fmt.Errorf("migration %s has no number", name)
+		}
+		version = max(version, n)
+	}
+	return version, nil
 }
 
 // knowsNoFees reports that there are loans but was never a fee: then no loan is kept for money owed, and fees that
@@ -281,7 +212,45 @@ func (d *database) knowsNoFees(ctx context.Context) (bool, error) {
 	var loans, fees bool
 	err := d.db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM loans), EXISTS (SELECT 1 FROM fees)").Scan(&loans, &fees)
 	if err != nil {
-		return false, fmt.Errorf("%s: cannot be read", d.path)
+		return false, d.refused(ctx, err)
 	}
 	return loans && !fees, nil
+}
+
+// sealsNothing reports that nothing in the database was sealed, so that a new keyring will do.
+func (d *database) sealsNothing(ctx context.Context) (nothing bool, err error) {
+	err = d.db.QueryRowContext(ctx, "SELECT NOT EXISTS (SELECT 1 FROM persons) AND NOT EXISTS (SELECT 1 FROM subject_keys) AND NOT EXISTS (SELECT 1 FROM patrons)").Scan(&nothing)
+	if err != nil {
+		return false, d.refused(ctx, err)
+	}
+	return nothing, nil
+}
+
+// unknown returns how many of the borrowers the database has never heard of.
+func (d *database) unknown(ctx context.Context, borrowers []circulation.Borrower) (n int, err error) {
+	for _, b := range borrowers {
+		var one int
+		err := d.db.QueryRowContext(ctx, "SELECT 1 FROM persons WHERE borrower = $1", string(b)).Scan(&one)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			n++
+		case err != nil:
+			return n, d.refused(ctx, err)
+		}
+	}
+	return n, nil
+}
+
+// finder looks for records with a statement that takes a kind, counted from 0, and an ID.
+func finder(ctx context.Context, find *sql.Stmt, refused func(context.Context, error) error) func(circulation.Kind, string) (bool, error) {
+	return func(kind circulation.Kind, id string) (bool, error) {
+		var one int
+		switch err := find.QueryRowContext(ctx, int64(kind)-1, id).Scan(&one); {
+		case errors.Is(err, sql.ErrNoRows):
+			return false, nil
+		case err != nil:
+			return false, refused(ctx, err)
+		}
+		return true, nil
+	}
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/patron"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 // sealPatrons makes keys beside the database and puts made-up people into the directory, who have the borrower numbers of the
@@ -22,11 +21,11 @@ func (d *demo) sealPatrons(ctx context.Context) error {
 		return err
 	}
 	d.keys = kek
-	if d.seal, err = newSealer(d.keys); err != nil {
+	if d.seal, err = newSealer(ctx, d.keys, d.db); err != nil {
 		return err
 	}
 	return d.db.withTrail(ctx, d.keys, d.anchors(), func(t *audit.Trail) error {
-		dir, err := directoryOn(d.db.db, d.keys, t, nil)
+		dir, err := d.db.directory(d.db.db, d.keys, t, nil)
 		if err != nil {
 			return err
 		}
@@ -52,7 +51,7 @@ func (d *demo) sealPatrons(ctx context.Context) error {
 
 // verify checks the trail against its anchor.
 func (d *demo) verify(ctx context.Context) (t demoTrail, err error) {
-	cfg := audit.VerifyConfig{Store: sqlite.NewLog(d.db.db)}
+	cfg := audit.VerifyConfig{Store: d.db.log(d.db.db)}
 	if cfg.Verifier, err = verifier(ctx, d.keys); err != nil {
 		return t, err
 	}
@@ -81,7 +80,7 @@ func (d *demo) makeKeys(files keyFiles) (*crypto.Keyring, error) {
 	if err := crypto.CreateKeyring(files.keyring, kek); err != nil {
 		return nil, keyProblem(err)
 	}
-	return files.open(d.cmd.Context(), sqlite.NewKeys(d.db.db))
+	return d.db.open(d.cmd.Context(), files)
 }
 
 // somebody makes up a person whom nobody knows: their names are syllables.

@@ -12,11 +12,10 @@ import (
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/patron"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
-// directoryOn returns the patrons in a database or in a transaction on it. A nil matrix means the built-in one.
-func directoryOn(db sqlite.DB, keys *crypto.Keyring, trail audit.Recorder, matrix *access.Matrix) (*patron.Directory, error) {
+// directory returns the patrons in the database, or in a transaction on it. A nil matrix means the built-in one.
+func (d *database) directory(h handle, keys *crypto.Keyring, trail audit.Recorder, matrix *access.Matrix) (*patron.Directory, error) {
 	if matrix == nil {
 		data, err := access.Preset("default")
 		if err != nil {
@@ -26,7 +25,7 @@ func directoryOn(db sqlite.DB, keys *crypto.Keyring, trail audit.Recorder, matri
 			return nil, err
 		}
 	}
-	return patron.New(patron.Config{Store: sqlite.NewPatrons(db), Keys: keys, Access: matrix, Grants: sqlite.NewGrants(db),
+	return patron.New(patron.Config{Store: d.patrons(h), Keys: keys, Access: matrix, Grants: d.grants(h),
 		Recorder: trail})
 }
 
@@ -67,7 +66,7 @@ type patronFlags struct {
 
 func (p *patronFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&p.dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &p.dsn)
 	addKeysFlag(cmd, &p.keys)
 	addAnchorFlag(cmd, &p.anchors)
 	f.StringVar(&p.access, "access", "", "who may see what: an access file (default the built-in one; see carrel access init)")
@@ -104,7 +103,7 @@ func (p *patronFlags) open(cmd *cobra.Command, do func(*openedPatrons) error) er
 			return err
 		}
 		return d.withTrail(cmd.Context(), k, p.anchors, func(t *audit.Trail) error {
-			dir, err := directoryOn(d.db, k, t, rules.matrix)
+			dir, err := d.directory(d.db, k, t, rules.matrix)
 			if err == nil {
 				err = do(&openedPatrons{d, k, t, rules.matrix, dir})
 			}

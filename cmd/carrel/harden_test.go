@@ -24,7 +24,9 @@ import (
 
 // A column that is missing by mistake must not take the borrowers from records that are there; one that is
 // missing on purpose may.
-func TestImportWithoutABorrower(t *testing.T) {
+func TestImportWithoutABorrower(t *testing.T) { onBoth(t, testImportWithoutABorrower) }
+
+func testImportWithoutABorrower(t *testing.T) {
 	db := filledDB(t)
 	require.Equal(t, 3, linked(t, db, circulation.KindLoan))
 	noBorrower := file(t, "l.csv", "loan,returned\nl1,2026-02-01\n")
@@ -38,7 +40,9 @@ func TestImportWithoutABorrower(t *testing.T) {
 	good(t, carrel(t, "import", "--db", db, "--loans", jsonl))
 }
 
-func TestImportUnknownPointers(t *testing.T) {
+func TestImportUnknownPointers(t *testing.T) { onBoth(t, testImportUnknownPointers) }
+
+func testImportUnknownPointers(t *testing.T) {
 	db := filledDB(t)
 	var csv strings.Builder
 	csv.WriteString("fee,loan,borrower,status\nf0,l1,p1,open\n")
@@ -105,6 +109,19 @@ func TestAbandon(t *testing.T) {
 	assert.NoFileExists(t, d.path)
 	assert.NoFileExists(t, d.path+"-wal")
 	assert.ErrorContains(t, d.isThere(), "was removed")
+
+	d = made()
+	_, err := d.db.Exec("DROP TABLE patrons") // as a migration leaves it that was interrupted
+	require.NoError(t, err)
+	d.abandon()
+	assert.NoFileExists(t, d.path)
+
+	d = made()
+	tx, err := d.db.BeginTx(ctx, nil)
+	require.NoError(t, err)
+	time.AfterFunc(200*time.Millisecond, func() { tx.Rollback() }) // as one is that was interrupted
+	d.abandon()
+	assert.NoFileExists(t, d.path)
 
 	d = made()
 	good(t, carrel(t, "import", "--db", d.path, "--loans", file(t, "l.csv", loansCSV)))

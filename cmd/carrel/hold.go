@@ -18,7 +18,6 @@ import (
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 func newHold() *cobra.Command {
@@ -41,7 +40,7 @@ type holdFlags struct {
 }
 
 func (h *holdFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&h.dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &h.dsn)
 	h.trailFlags.register(cmd)
 	cmd.Flags().StringVar(&h.borrower, "borrower", "", "the borrower; --borrower-file leaves no trace in the shell's history")
 	cmd.Flags().StringVar(&h.borrowerFile, "borrower-file", "", "file with one borrower a line, - for standard input")
@@ -99,8 +98,8 @@ func (h *holdFlags) borrowers(cmd *cobra.Command) ([]circulation.Borrower, error
 }
 
 // sealed returns the pseudonyms by which the database knows borrowers.
-func (h *holdFlags) sealed(keys *crypto.Keyring, borrowers []circulation.Borrower) ([]circulation.Borrower, error) {
-	s, err := newSealer(keys)
+func (h *holdFlags) sealed(ctx context.Context, keys *crypto.Keyring, d *database, borrowers []circulation.Borrower) ([]circulation.Borrower, error) {
+	s, err := newSealer(ctx, keys, d)
 	if err != nil {
 		return nil, err
 	}
@@ -115,23 +114,23 @@ func (h *holdFlags) sealed(keys *crypto.Keyring, borrowers []circulation.Borrowe
 
 // openKeys opens the keyring of a database that is there already.
 func (d *database) openKeys(ctx context.Context, flag string) (*crypto.Keyring, error) {
-	files, err := findKeys(flag, d.path)
+	files, err := d.findKeys(flag)
 	if err != nil {
 		return nil, err
 	}
-	return files.open(ctx, sqlite.NewKeys(d.db))
+	return d.open(ctx, files)
 }
 
 // change opens the database and does something to holds, in one transaction with its record in the trail.
 func (h *holdFlags) change(cmd *cobra.Command, action audit.Action, borrowers []circulation.Borrower,
-	do func(d *database, store *sqlite.Circulation, sealed []circulation.Borrower) error) error {
+	do func(d *database, store circulationStore, sealed []circulation.Borrower) error) error {
 	ctx := cmd.Context()
 	return withDatabase(ctx, h.dsn, readWrite, func(d *database) error {
 		keys, err := d.openKeys(ctx, h.keys)
 		if err != nil {
 			return err
 		}
-		sealed, err := h.sealed(keys, borrowers)
+		sealed, err := h.sealed(ctx, keys, d, borrowers)
 		if err != nil {
 			return err
 		}
@@ -141,7 +140,7 @@ func (h *holdFlags) change(cmd *cobra.Command, action audit.Action, borrowers []
 				if err != nil {
 					return err
 				}
-				if err := do(d, sqlite.New(tx), sealed); err != nil {
+				if err := do(d, d.circulation(tx), sealed); err != nil {
 					return err
 				}
 				e := byCommand(h.actor, "systems")
@@ -154,21 +153,6 @@ func (h *holdFlags) change(cmd *cobra.Command, action audit.Action, borrowers []
 
 // plain reports whether s is UTF-8 without the zero bytes of UTF-16 that is taken for it.
 func plain(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
-
-// unknown returns how many of the borrowers the database has never heard of.
-func (d *database) unknown(ctx context.Context, borrowers []circulation.Borrower) (n int, err error) {
-	for _, b := range borrowers {
-		var one int
-		err := d.db.QueryRowContext(ctx, "SELECT 1 FROM persons WHERE borrower = ?", string(b)).Scan(&one)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			n++
-		case err != nil:
-			return n, d.refused(ctx, err)
-		}
-	}
-	return n, nil
-}
 
 func newHoldAdd() *cobra.Command {
 	var h holdFlags
@@ -200,7 +184,7 @@ database has no record yet is accepted, because they may be imported later, and 
 				return errors.New("--until: that time has passed; the hold would protect nothing")
 			}
 			unknown := 0
-			err = h.change(cmd, audit.Hold, borrowers, func(d *database, store *sqlite.Circulation, sealed []circulation.Borrower) error {
+			err = h.change(cmd, audit.Hold, borrowers, func(d *database, store circulationStore, sealed []circulation.Borrower) error {
 				if unknown, err = d.unknown(cmd.Context(), sealed); err != nil {
 					return err
 				}
@@ -239,7 +223,7 @@ func newHoldRelease() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = h.change(cmd, audit.Release, borrowers, func(_ *database, store *sqlite.Circulation, sealed []circulation.Borrower) error {
+			err = h.change(cmd, audit.Release, borrowers, func(_ *database, store circulationStore, sealed []circulation.Borrower) error {
 				missing := 0
 				for _, b := range sealed {
 					ok, err := store.ReleaseHold(cmd.Context(), b, h.ref)
@@ -307,7 +291,7 @@ patron resolve tells who that is; that needs the keyring, and is recorded in the
 			})
 		},
 	}
-	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &dsn)
 	cmd.Flags().BoolVar(&show, "show-borrowers", false, "also print the pseudonyms of whom the holds are on, and record that")
 	in.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -391,34 +375,6 @@ func parseUntil(s string, zone *time.Location) (time.Time, error) {
 		return t, fmt.Errorf("--until: %w", err)
 	}
 	return t, nil
-}
-
-func withDatabase(ctx context.Context, dsn string, mode openMode, do func(*database) error) error {
-	d, err := openDatabase(ctx, dsn, mode)
-	if err != nil {
-		return err
-	}
-	err = do(d)
-	if cerr := d.close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// together does several things in one transaction, all or none.
-func (d *database) together(ctx context.Context, do func(*sql.Tx) error) error {
-	tx, err := d.db.BeginTx(ctx, nil)
-	if err != nil {
-		return d.refused(ctx, err)
-	}
-	defer tx.Rollback() // does nothing after Commit
-	if err := do(tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return d.refused(ctx, err)
-	}
-	return nil
 }
 
 func reportHolds(cmd *cobra.Command, asJSON bool, what string, n, unknown int, ref string) error {

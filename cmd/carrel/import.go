@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +18,6 @@ import (
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/internal/nearest"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 const maxListed = 20 // bad rows of a file that are listed; the rest is counted
@@ -32,8 +30,8 @@ func newImport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import --db DSN [--patrons FILE] [--loans FILE] …",
 		Short: "Read exports of a library system into carrel's embedded store",
-		Long: `Reads CSV or JSON Lines files, gzipped or not, into carrel's embedded store (a SQLite file, which is created
-when it does not exist). Each file is taken over whole or not at all; rows that are wrong are listed by line number.
+		Long: `Reads CSV or JSON Lines files, gzipped or not, into carrel's embedded store: a SQLite file, which is created
+when it does not exist, or a schema of its own in PostgreSQL. Each file is taken over whole or not at all; rows that are wrong are listed by line number.
 A record that is there already is updated, and one that has been unlinked stays unlinked. The columns, and the
 map file that renames them, are in docs/formats.md.
 
@@ -82,7 +80,7 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 			return importAll(cmd, flags, imports)
 		},
 	}
-	cmd.Flags().StringVar(&flags.dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &flags.dsn)
 	addKeysFlag(cmd, &flags.keys)
 	addAnchorFlag(cmd, &flags.anchors)
 	addActorFlag(cmd, &flags.actor)
@@ -353,31 +351,6 @@ func (f *importFile) checkPointers(r *row) error {
 	return nil
 }
 
-// lookUp returns a function that looks for records in the database. The transaction that takes the file over
-// is not its own; but no record points at one of its own kind, so what that adds does not matter.
-func (d *database) lookUp(ctx context.Context) (exists func(circulation.Kind, string) (bool, error), done func(), err error) {
-	db, err := sql.Open("sqlite", sqlite.DSNReadOnly(d.path))
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: cannot be opened: %w", d.path, err)
-	}
-	find, err := db.PrepareContext(ctx, "SELECT 1 FROM records WHERE n >> 40 = ? AND id = ?")
-	if err != nil {
-		db.Close()
-		return nil, nil, d.refused(ctx, err)
-	}
-	exists = func(kind circulation.Kind, id string) (bool, error) {
-		var one int
-		switch err := find.QueryRowContext(ctx, int64(kind)-1, id).Scan(&one); {
-		case errors.Is(err, sql.ErrNoRows):
-			return false, nil
-		case err != nil:
-			return false, d.refused(ctx, err)
-		}
-		return true, nil
-	}
-	return exists, func() { find.Close(); db.Close() }, nil
-}
-
 func (f *importFile) note(e rowError) {
 	if f.bad++; f.bad <= maxListed {
 		f.listed = append(f.listed, e)
@@ -443,17 +416,17 @@ func importAll(cmd *cobra.Command, flags importFlags, imports []*importFile) err
 	if err != nil {
 		return err
 	}
-	keys, err := openKeysFor(cmd.Context(), d, flags.keys, sqlite.NewKeys(d.db), cmd.ErrOrStderr())
+	keys, err := openKeysFor(cmd.Context(), d, flags.keys, cmd.ErrOrStderr())
 	if err != nil {
 		d.abandon()
 		return err
 	}
-	seal, err := newSealer(keys)
+	seal, err := newSealer(cmd.Context(), keys, d)
 	if err != nil {
 		d.abandon()
 		return err
 	}
-	if err := d.anchored(cmd.Context(), anchorPaths(flags.anchors, d.path)); err != nil {
+	if err := d.anchored(cmd.Context(), flags.anchors); err != nil {
 		d.abandon()
 		return err
 	}
@@ -515,7 +488,7 @@ func (f *importFile) save(ctx context.Context, d *database, flags importFlags, s
 		saved, err = d.Save(ctx, f.entries(p))
 	}
 	p.end()
-	var pointer *sqlite.UnknownPointerError
+	from, to, pointer := d.points(err)
 	switch {
 	case errors.Is(err, context.Canceled):
 		return saved, interruption(fmt.Sprintf("import: interrupted; nothing of %s was imported, simply run it again", f.rows.name))
@@ -534,12 +507,12 @@ func (f *importFile) save(ctx context.Context, d *database, flags importFlags, s
 			hint = "; import what they point at first, or say --drop-unknown-pointers if it is gone for good"
 		}
 		return saved, fmt.Errorf("%s: %s%s; nothing of the file was imported%s", f.rows.name, plural(f.bad, "bad row"), more, hint)
-	case errors.As(err, &pointer):
+	case pointer:
 		// Without the ID: where the columns are mixed up, it is a borrower.
 		return saved, fmt.Errorf("%s:%d: the %s points at a %s that is not in the database; import that first (nothing of the file was imported)",
-			f.rows.name, f.line, pointer.From.Kind, pointer.To.Kind)
+			f.rows.name, f.line, from, to)
 	case err != nil:
-		return saved, fmt.Errorf("%s: %w; nothing of %s was imported", d.path, err, f.rows.name)
+		return saved, fmt.Errorf("%s: %w; nothing of %s was imported", d.path, rotatedMeanwhile(err), f.rows.name)
 	}
 	return saved, nil
 }

@@ -16,8 +16,10 @@ import (
 
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
+
+// errNoKeys says that nobody said where the keys of a database on a server are.
+var errNoKeys = errors.New("--keys is missing: a database on a server has no place beside it, so say where its keyring is, with --keys or CARREL_KEYS")
 
 // keyFiles are where the keys of a database are.
 type keyFiles struct {
@@ -27,21 +29,49 @@ type keyFiles struct {
 }
 
 func addKeysFlag(cmd *cobra.Command, keys *string) {
-	cmd.Flags().StringVar(keys, "keys", "", "the keyring (default $CARREL_KEYS, or the path of the database and .keys); $CARREL_KEK names the key-encryption key")
+	cmd.Flags().StringVar(keys, "keys", "", "the keyring (default $CARREL_KEYS, or the path of the SQLite file and .keys); $CARREL_KEK names the key-encryption key")
 }
 
 // findKeys works out where the keys are: the flag, the environment, or beside the database.
 func findKeys(flag, dsn string) (f keyFiles, err error) {
+	if flag != "" || os.Getenv("CARREL_KEYS") != "" || onServer(dsn) {
+		return keysBeside(flag, "")
+	}
+	path, err := databasePath(dsn)
+	if err != nil {
+		return f, err
+	}
+	return keysBeside(flag, path)
+}
+
+// findKeys does so for a database that is open. Beside one on a server nothing is, so that other files go beside its keyring.
+func (d *database) findKeys(flag string) (keyFiles, error) {
+	f, err := keysBeside(flag, d.beside)
+	if err == nil && d.beside == "" {
+		d.beside = f.keyring
+	}
+	return f, err
+}
+
+// besideKeyring is for what does not open the keyring, and may even do without: it only asks where that is.
+func (d *database) besideKeyring(flag string) error {
+	if d.beside != "" || flag == "" && os.Getenv("CARREL_KEYS") == "" {
+		return nil
+	}
+	_, err := d.findKeys(flag)
+	return err
+}
+
+func keysBeside(flag, database string) (f keyFiles, err error) {
 	f.keyring = flag
 	if f.keyring == "" {
 		f.keyring = os.Getenv("CARREL_KEYS")
 	}
 	if f.keyring == "" {
-		path, err := databasePath(dsn)
-		if err != nil {
-			return f, err
+		if database == "" {
+			return f, errNoKeys
 		}
-		f.keyring, f.beside = path+".keys", true
+		f.keyring, f.beside = database+".keys", true
 	}
 	switch kek := os.Getenv("CARREL_KEK"); {
 	case kek == "":
@@ -100,7 +130,7 @@ func (e rewordedError) Error() string { return e.message }
 func (e rewordedError) Unwrap() error { return e.err }
 
 // open opens the keyring with the store of subject keys in a database.
-func (f keyFiles) open(ctx context.Context, store crypto.KeyStore) (*crypto.Keyring, error) {
+func (f keyFiles) open(ctx context.Context, store crypto.KeyStore, tokens crypto.TokenStore) (*crypto.Keyring, error) {
 	if !f.exists() {
 		return nil, fmt.Errorf("%s: there is no keyring; say where it is with --keys or CARREL_KEYS, or make one for a new database with carrel keys init", f.keyring)
 	}
@@ -108,14 +138,21 @@ func (f keyFiles) open(ctx context.Context, store crypto.KeyStore) (*crypto.Keyr
 	if err != nil {
 		return nil, err
 	}
-	k, err := crypto.OpenKeyring(ctx, crypto.Config{Path: f.keyring, KEK: kek, Store: store})
+	k, err := crypto.OpenKeyring(ctx, crypto.Config{Path: f.keyring, KEK: kek, Store: store, Tokens: tokens})
 	switch {
 	case errors.Is(err, crypto.ErrForeignStore):
 		return nil, fmt.Errorf("%s: is not the keyring of this database; say which is with --keys or CARREL_KEYS", f.keyring)
 	case errors.Is(err, crypto.ErrOldKeyring):
 		return nil, fmt.Errorf("%s: is an old copy of this database's keyring; find the newest", f.keyring)
+	case errors.Is(err, crypto.ErrEnded):
+		return nil, errors.New("the database is older than the backup horizon: the keys that opened it have been destroyed, and nobody in it can be read any more; restore a younger backup")
 	}
 	return k, keyProblem(err)
+}
+
+// open opens a keyring with what of its own there is in the database.
+func (d *database) open(ctx context.Context, f keyFiles) (*crypto.Keyring, error) {
+	return f.open(ctx, d.keys(d.db), d.circulationStore)
 }
 
 // exists reports whether the keyring is there.
@@ -151,16 +188,16 @@ func (f keyFiles) create(stderr io.Writer) error {
 }
 
 // openKeysFor opens the keys of a database that is written to, and makes them when it is a new one.
-func openKeysFor(ctx context.Context, d *database, flag string, store crypto.KeyStore, stderr io.Writer) (*crypto.Keyring, error) {
-	f, err := findKeys(flag, d.path)
+func openKeysFor(ctx context.Context, d *database, flag string, stderr io.Writer) (*crypto.Keyring, error) {
+	f, err := d.findKeys(flag)
+	if err != nil {
+		return nil, err
+	}
+	empty, err := d.sealsNothing(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if !f.exists() {
-		empty, err := d.sealsNothing(ctx)
-		if err != nil {
-			return nil, err
-		}
 		if !empty {
 			return nil, fmt.Errorf("%s: there is no keyring, but %s holds what one has sealed; say where it is with --keys or CARREL_KEYS", f.keyring, d.path)
 		}
@@ -168,16 +205,12 @@ func openKeysFor(ctx context.Context, d *database, flag string, store crypto.Key
 			return nil, err
 		}
 	}
-	return f.open(ctx, store)
-}
-
-// sealsNothing reports that nothing in the database was sealed, so that a new keyring will do.
-func (d *database) sealsNothing(ctx context.Context) (nothing bool, err error) {
-	err = d.db.QueryRowContext(ctx, "SELECT NOT EXISTS (SELECT 1 FROM persons) AND NOT EXISTS (SELECT 1 FROM subject_keys) AND NOT EXISTS (SELECT 1 FROM patrons)").Scan(&nothing)
-	if err != nil {
-		return false, d.refused(ctx, err)
+	k, err := d.open(ctx, f)
+	if err != nil || !empty {
+		return k, err
 	}
-	return nothing, nil
+	_, err = k.RenewTokens(ctx) // there are none, but from now on it is known of which epoch they are
+	return k, keyProblem(err)
 }
 
 func newKeys() *cobra.Command {
@@ -190,7 +223,7 @@ Both belong apart from the database and its backups. docs/keys.md has the whole 
 		Example: `  carrel keys init --keys /etc/carrel/keys
   carrel keys status --db library.db --keys /etc/carrel/keys
   carrel keys rotate --db library.db --keys /etc/carrel/keys`,
-	}, newKeysInit(), newKeysStatus(), newKeysRotate(), newKeysShred())
+	}, newKeysInit(), newKeysStatus(), newKeysRotate(), newKeysSchedule(), newKeysShred())
 }
 
 func newKeysInit() *cobra.Command {
@@ -226,16 +259,23 @@ type keysReport struct {
 	ID         string        `json:"id"`
 	Generation uint64        `json:"generation"`
 	Rotating   bool          `json:"rotating"`
+	Every      float64       `json:"every_days"`
+	Horizon    float64       `json:"horizon_days"` // 0: none
+	Due        string        `json:"due"`
 	Shredded   uint64        `json:"shredded"`
 	Epochs     []epochReport `json:"epochs"`
 	Indexes    []indexReport `json:"indexes"`
+
+	schedule crypto.Schedule
 }
 
 type epochReport struct {
 	Epoch   uint32 `json:"epoch"`
 	Created string `json:"created"`
 	Current bool   `json:"current"`
-	Keys    int    `json:"keys"` // subject keys wrapped in it
+	Ended   string `json:"ended"` // when nothing was wrapped in it any more; "": not yet
+	Ends    string `json:"ends"`  // when its keys are to be destroyed; "": not known yet, or never
+	Keys    int    `json:"keys"`  // subject keys wrapped in it
 }
 
 type indexReport struct {
@@ -258,11 +298,11 @@ func newKeysStatus() *cobra.Command {
 				return err
 			}
 			return withDatabase(cmd.Context(), dsn, readOnly, func(d *database) error {
-				f, err := findKeys(keys, dsn)
+				f, err := d.findKeys(keys)
 				if err != nil {
 					return err
 				}
-				k, err := f.open(cmd.Context(), sqlite.NewKeys(d.db))
+				k, err := d.open(cmd.Context(), f)
 				if err != nil {
 					return err
 				}
@@ -277,7 +317,7 @@ func newKeysStatus() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &dsn)
 	addKeysFlag(cmd, &keys)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -288,11 +328,12 @@ func (d *database) keysReport(ctx context.Context, f keyFiles, k *crypto.Keyring
 	if err != nil {
 		return r, keyProblem(err)
 	}
-	r = keysReport{Keyring: f.keyring, ID: s.ID, Generation: s.Generation, Rotating: s.Rotating, Shredded: s.Shredded}
+	r = keysReport{Keyring: f.keyring, ID: s.ID, Generation: s.Generation, Rotating: s.Rotating, Shredded: s.Shredded, Due: stamp(s.Due), schedule: s.Schedule}
+	r.Every, r.Horizon = s.Due.Sub(s.Epochs[len(s.Epochs)-1].Created).Hours()/24, s.Schedule.Horizon.Hours()/24
 	for _, e := range s.Epochs {
-		one := epochReport{Epoch: e.Number, Created: e.Created.UTC().Format(time.RFC3339), Current: e.Current}
+		one := epochReport{Epoch: e.Number, Created: e.Created.UTC().Format(time.RFC3339), Current: e.Current, Ended: stamp(e.Ended), Ends: stamp(e.Ends)}
 		// Patrons' IDs: the keyring keeps a key of its own there, too.
-		if err := d.db.QueryRowContext(ctx, "SELECT count(*) FROM subject_keys WHERE epoch = ? AND length(subject) = 36", int64(e.Number)).Scan(&one.Keys); err != nil {
+		if err := d.db.QueryRowContext(ctx, "SELECT count(*) FROM subject_keys WHERE epoch = $1 AND length(subject) = 36", int64(e.Number)).Scan(&one.Keys); err != nil {
 			return r, d.refused(ctx, err)
 		}
 		r.Epochs = append(r.Epochs, one)
@@ -311,13 +352,16 @@ func (r keysReport) print(out io.Writer) error {
 	if _, err := fmt.Fprintf(out, "keyring %s of installation %s, change %d; %s forgotten%s\n\n", oneLine(r.Keyring), r.ID, r.Generation, plural(int(r.Shredded), "patron"), state); err != nil {
 		return err
 	}
-	t := table{columns: words("EPOCH CREATED KEYS")}
+	if _, err := fmt.Fprintf(out, "%s; the next begins %s\n\n", scheduled(r.schedule), r.Due); err != nil {
+		return err
+	}
+	t := table{columns: words("EPOCH CREATED ENDED DESTROYED KEYS")}
 	for _, e := range r.Epochs {
 		name := fmt.Sprint(e.Epoch)
 		if e.Current {
 			name += " (current)"
 		}
-		t.add(name, e.Created, thousands(e.Keys))
+		t.add(name, e.Created, e.Ended, e.Ends, thousands(e.Keys))
 	}
 	if err := t.print(out); err != nil {
 		return err
@@ -332,73 +376,8 @@ func (r keysReport) print(out io.Writer) error {
 	return t.print(out)
 }
 
-func newKeysRotate() *cobra.Command {
-	var dsn, index string
-	var in trailFlags
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "rotate --db DSN",
-		Short: "Begin a new epoch and wrap all patrons' keys under it",
-		Long: `Draws a new epoch key and wraps the key of every patron under it. What was sealed is not touched, so this takes
-seconds. It can be interrupted and run again: it goes on with the epoch that was begun. Other programs may work on the
-database meanwhile. With --index it draws a new key for an index instead and rewrites the tokens of all patrons.`,
-		Example: `  carrel keys rotate --db library.db --keys /etc/carrel/keys
-  carrel keys rotate --db library.db --index identifier`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := needed(cmd, "db"); err != nil {
-				return err
-			}
-			return withDatabase(cmd.Context(), dsn, readWrite, func(d *database) error {
-				k, err := d.openKeys(cmd.Context(), in.keys)
-				if err != nil {
-					return err
-				}
-				return d.withTrail(cmd.Context(), k, in.anchors, func(t *audit.Trail) error {
-					if index != "" {
-						return rotateIndex(cmd, d, k, t, in.actor, index, asJSON)
-					}
-					return rotateEpoch(cmd, t, in.actor, asJSON)
-				})
-			})
-		},
-	}
-	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
-	cmd.Flags().StringVar(&index, "index", "", "rotate the key of this index instead (identifier)")
-	in.register(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
-}
-
-func rotateEpoch(cmd *cobra.Command, t *audit.Trail, actor string, asJSON bool) error {
-	p := newProgress(cmd.ErrOrStderr(), "rewrapping keys", 0)
-	r, err := t.Rotate(cmd.Context(), byCommand(actor, "systems"), func(r crypto.Rotation) { p.set(int64(r.Rewrapped), thousands(r.Rewrapped)+" keys") })
-	p.end()
-	switch {
-	case errors.Is(err, context.Canceled):
-		return interruption("keys rotate: interrupted; run it again and it goes on")
-	case errors.Is(err, crypto.ErrNotAuthentic):
-		return fmt.Errorf("keys rotate: %s cannot be opened and were left as they are; the others are in epoch %d", plural(r.Unopened, "key"), r.Epoch)
-	case err != nil:
-		return keyProblem(err)
-	}
-	if asJSON {
-		return printJSON(cmd, struct {
-			Epoch     uint32 `json:"epoch"`
-			Rewrapped int    `json:"rewrapped"`
-			Shredded  int    `json:"shredded"`
-		}{r.Epoch, r.Rewrapped, r.Shredded})
-	}
-	again := ""
-	if r.Shredded > 0 {
-		again = fmt.Sprintf("; %s of forgotten patrons had come back, and were deleted", plural(r.Shredded, "key"))
-	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "epoch %d: %s rewrapped%s\n", r.Epoch, plural(r.Rewrapped, "key"), again)
-	return err
-}
-
 func rotateIndex(cmd *cobra.Command, d *database, k *crypto.Keyring, t *audit.Trail, actor, index string, asJSON bool) error {
-	dir, err := directoryOn(d.db, k, t, nil)
+	dir, err := d.directory(d.db, k, t, nil)
 	if err != nil {
 		return err
 	}

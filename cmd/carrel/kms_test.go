@@ -30,7 +30,7 @@ func TestKEKInAKMS(t *testing.T) {
 	t.Cleanup(registry.ClearKMSClients)
 	require.NoError(t, f.create(os.Stderr))
 	assert.NoFileExists(t, f.keyring+".kek")
-	_, err = f.open(t.Context(), nil)
+	_, err = f.open(t.Context(), nil, nil)
 	require.NoError(t, err)
 
 	other, err := fakekms.NewKeyURI()
@@ -43,7 +43,7 @@ func TestKEKInAKMS(t *testing.T) {
 	require.NoError(t, err)
 	registry.ClearKMSClients()
 	registry.RegisterKMSClient(again)
-	_, err = f.open(t.Context(), nil)
+	_, err = f.open(t.Context(), nil, nil)
 	require.ErrorIs(t, err, crypto.ErrWrongKEK)
 
 	t.Setenv("CARREL_KEK", "c2VjcmV0")

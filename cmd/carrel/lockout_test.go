@@ -15,7 +15,6 @@ import (
 
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/lockout"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 const (
@@ -29,13 +28,13 @@ const (
 func withGuard(t testing.TB, db string, cfg lockout.Config, do func(*lockout.Guard)) {
 	t.Helper()
 	require.NoError(t, withDatabase(t.Context(), db, readWrite, func(d *database) error {
-		k, err := d.openKeys(t.Context(), db+".keys")
+		k, err := d.openKeys(t.Context(), keysOf(db))
 		require.NoError(t, err)
 		cfg.Key, err = k.LockoutKey(t.Context())
 		require.NoError(t, err)
-		return d.withTrail(t.Context(), k, []string{db + ".anchor"}, func(trail *audit.Trail) error {
+		return d.withTrail(t.Context(), k, []string{besideOf(db) + ".anchor"}, func(trail *audit.Trail) error {
 			cfg.Audit = trail
-			g, err := lockout.New(sqlite.NewLockouts(d.db), cfg)
+			g, err := lockout.New(d.lockouts(d.db), cfg)
 			require.NoError(t, err)
 			do(g)
 			return nil
@@ -72,7 +71,9 @@ func lockEvents(t testing.TB, db string) (lines []string) {
 	return lines
 }
 
-func TestLockoutOfAPatron(t *testing.T) {
+func TestLockoutOfAPatron(t *testing.T) { onBoth(t, testLockoutOfAPatron) }
+
+func testLockoutOfAPatron(t *testing.T) {
 	db, id := trailDB(t)
 	status := []string{"lockout", "status", "--db", db}
 	of := append(status, "--id", id)
@@ -134,7 +135,9 @@ func TestLockoutOfAPatron(t *testing.T) {
 	assert.Equal(t, exitGood, code)
 }
 
-func TestLockoutOfOthers(t *testing.T) {
+func TestLockoutOfOthers(t *testing.T) { onBoth(t, testLockoutOfOthers) }
+
+func testLockoutOfOthers(t *testing.T) {
 	db, _ := trailDB(t)
 	login := file(t, "login", lostLogin+"\n")
 	withGuard(t, db, lockout.Config{Profile: lockout.PIN, Sources: 6}, func(g *lockout.Guard) {
@@ -266,7 +269,9 @@ func TestLockoutRefuses(t *testing.T) {
 }
 
 // Looking leaves nothing behind, unless somebody's identifier was looked up.
-func TestLockoutStatusIsNotRecorded(t *testing.T) {
+func TestLockoutStatusIsNotRecorded(t *testing.T) { onBoth(t, testLockoutStatusIsNotRecorded) }
+
+func testLockoutStatusIsNotRecorded(t *testing.T) {
 	db, id := trailDB(t)
 	before, _ := verify(t, db)
 	good(t, carrel(t, "lockout", "status", "--db", db, "--id", id))
@@ -279,7 +284,9 @@ func TestLockoutStatusIsNotRecorded(t *testing.T) {
 }
 
 // Who unlocks nothing is told so, and where else to look.
-func TestLockoutUnlocksNothing(t *testing.T) {
+func TestLockoutUnlocksNothing(t *testing.T) { onBoth(t, testLockoutUnlocksNothing) }
+
+func testLockoutUnlocksNothing(t *testing.T) {
 	db, id := trailDB(t)
 	by := []string{"lockout", "unlock", "--db", db, "--actor", "staff-17", "--reason", "r"}
 	const none = "nothing was counted or locked there; "
@@ -301,7 +308,9 @@ func TestLockoutUnlocksNothing(t *testing.T) {
 }
 
 // Whatever the limits of the login program are, what it counted is found: also what no other limits count, and what is only at one device.
-func TestLockoutUnlocksByAnyLimits(t *testing.T) {
+func TestLockoutUnlocksByAnyLimits(t *testing.T) { onBoth(t, testLockoutUnlocksByAnyLimits) }
+
+func testLockoutUnlocksByAnyLimits(t *testing.T) {
 	db, id := trailDB(t)
 	account := lockout.Account{Login: barcode77, ID: id}
 	unlock := []string{"lockout", "unlock", "--db", db, "--id", id, "--actor", "staff-17", "--reason", "r"}
@@ -329,6 +338,10 @@ func TestLockoutUnlocksByAnyLimits(t *testing.T) {
 
 // Without a look-up the access file does not decide, but its words are those that go to the trail.
 func TestLockoutByIDTakesWordsOfTheAccessFile(t *testing.T) {
+	onBoth(t, testLockoutByIDTakesWordsOfTheAccessFile)
+}
+
+func testLockoutByIDTakesWordsOfTheAccessFile(t *testing.T) {
 	db, id := trailDB(t)
 	lock := []string{"lockout", "lock", "--db", db, "--id", id, "--for", "3m", "--actor", "staff-17", "--reason", "r"}
 	good(t, carrel(t, append(lock, "--role", "circulation", "--purpose", "checkout")...))

@@ -17,7 +17,6 @@ import (
 	"github.com/carrel-project/carrel/lockout"
 	"github.com/carrel-project/carrel/patron"
 	"github.com/carrel-project/carrel/store/redis"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 // lockoutFlags are what commands have that look at locks or change them.
@@ -139,7 +138,7 @@ func (f *lockoutFlags) openOn(cmd *cobra.Command, d *database, who locked, cfg l
 
 // hasPatron refuses an ID that no patron has. Nothing is opened for that.
 func (d *database) hasPatron(ctx context.Context, id patron.ID) error {
-	_, err := sqlite.NewPatrons(d.db).Get(ctx, id)
+	_, err := d.patrons(d.db).Get(ctx, id)
 	switch {
 	case errors.Is(err, patron.ErrNotFound):
 		return rewordedError{"--id: no such patron in " + d.path + "; of a member of staff it goes with --staff", err}
@@ -151,7 +150,7 @@ func (d *database) hasPatron(ctx context.Context, id patron.ID) error {
 
 // look finds the patron who has the identifier. That is recorded.
 func (f *lockoutFlags) look(cmd *cobra.Command, d *database, keys *crypto.Keyring, t *audit.Trail, rules accessFile) (a lockout.Account, err error) {
-	dir, err := directoryOn(d.db, keys, t, rules.matrix)
+	dir, err := d.directory(d.db, keys, t, rules.matrix)
 	if err != nil {
 		return a, err
 	}
@@ -177,7 +176,7 @@ func (f *lockoutFlags) counts(d *database, o *openedLockout) (lockout.Store, fun
 		if f.prefix != "" {
 			return nil, nil, errors.New("--prefix: goes with --store redis://…")
 		}
-		return sqlite.NewLockouts(d.db), func() error { return nil }, nil
+		return d.lockouts(d.db), func() error { return nil }, nil
 	}
 	scheme, _, _ := strings.Cut(at, "://")
 	if scheme != "redis" && scheme != "rediss" {

@@ -53,7 +53,7 @@ secret: give it to the auditor before it is needed, so that nobody can hand them
 			})
 		},
 	}
-	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &dsn)
 	addKeysFlag(cmd, &keys)
 	return cmd
 }
@@ -65,7 +65,7 @@ type upkeepFlags struct {
 }
 
 func (u *upkeepFlags) register(cmd *cobra.Command, approval string) {
-	cmd.Flags().StringVar(&u.dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &u.dsn)
 	addKeysFlag(cmd, &u.keys)
 	addAnchorFlag(cmd, &u.anchors)
 	cmd.Flags().StringVar(&u.actor, "actor", "", "who does it: the reference of a member of staff, no name")

@@ -46,7 +46,11 @@ func verify(t *testing.T, db string, args ...string) (v verified, code int) {
 
 func changeDB(t *testing.T, db, query string, args ...any) {
 	t.Helper()
-	d, err := sql.Open("sqlite", "file:"+db)
+	driver, source := "sqlite", "file:"+db
+	if onServer(db) {
+		driver, source = "pgx", db
+	}
+	d, err := sql.Open(driver, source)
 	require.NoError(t, err)
 	defer d.Close()
 	r, err := d.Exec(query, args...)
@@ -56,7 +60,9 @@ func changeDB(t *testing.T, db, query string, args ...any) {
 	require.Positive(t, n)
 }
 
-func TestLogReports(t *testing.T) {
+func TestLogReports(t *testing.T) { onBoth(t, testLogReports) }
+
+func testLogReports(t *testing.T) {
 	db, id := trailDB(t)
 	var views audit.Table[audit.ViewRow]
 	require.NoError(t, json.Unmarshal([]byte(good(t, carrel(t, reviewing(db, "log", "report", "views", "--id", id, "--json")...))), &views))
@@ -205,7 +211,9 @@ func copyDB(t *testing.T, from, to string) {
 	require.NoError(t, err)
 }
 
-func TestLogPrune(t *testing.T) {
+func TestLogPrune(t *testing.T) { onBoth(t, testLogPrune) }
+
+func testLogPrune(t *testing.T) {
 	db, id := trailDB(t)
 	good(t, carrel(t, "import", "--db", db, "--loans", file(t, "l.csv", "loan,borrower,returned\nl1,p-77,\n")))
 	good(t, carrelIn(t, "p-77\n", "hold", "add", "--db", db, "--borrower-file", "-", "--ref", "case"))
@@ -260,7 +268,9 @@ func TestAgo(t *testing.T) {
 }
 
 // A sweep leaves an entry for every page, with the policy and the rules and nobody in it.
-func TestSweepIsInTheTrail(t *testing.T) {
+func TestSweepIsInTheTrail(t *testing.T) { onBoth(t, testSweepIsInTheTrail) }
+
+func testSweepIsInTheTrail(t *testing.T) {
 	db, _ := trailDB(t)
 	good(t, carrel(t, "import", "--db", db, "--loans", file(t, "l.csv", "loan,borrower,returned\nl1,p-77,2020-01-01\nl2,p-78,2020-01-02\n")))
 	policy := file(t, "strict.yaml", good(t, carrel(t, "policy", "init", "--preset", "strict")))

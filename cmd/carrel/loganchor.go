@@ -42,8 +42,12 @@ with who did it and under which reference. What came before is proved by the old
 // withNewAnchor is with for anchors of which one at least is not there yet.
 func (u *upkeepFlags) withNewAnchor(cmd *cobra.Command, do func(*database, *crypto.Keyring, *audit.Trail) error) error {
 	return u.open(cmd, func(d *database, k *crypto.Keyring) error {
+		paths, err := d.anchorPaths(u.anchors)
+		if err != nil {
+			return err
+		}
 		var begun, there []string
-		for _, path := range anchorPaths(u.anchors, d.path) {
+		for _, path := range paths {
 			if firstWithout([]string{path}) != "" {
 				begun = append(begun, path)
 			} else {

@@ -141,7 +141,7 @@ func (d *database) heldSubjects(ctx context.Context, k *crypto.Keyring, t *audit
 	if err := recordHolds(ctx, t, by, len(holds)); err != nil {
 		return nil, 0, err
 	}
-	dir, err := directoryOn(d.db, k, recordedAsOne{}, nil)
+	dir, err := d.directory(d.db, k, recordedAsOne{}, nil)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -301,7 +301,7 @@ func newLogHoldList() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &dsn)
 	addKeysFlag(cmd, &keys)
 	addAnchorFlag(cmd, &anchors)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

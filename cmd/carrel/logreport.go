@@ -17,7 +17,6 @@ import (
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/internal/nearest"
 	"github.com/carrel-project/carrel/patron"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 func newLogReport() *cobra.Command {
@@ -123,7 +122,7 @@ func (r *reportFlags) report(cmd *cobra.Command, period audit.Period, about abou
 		if err := mayReport(cmd, o, call); err != nil {
 			return err
 		}
-		rep, err := audit.NewReporter(audit.ReporterConfig{Store: sqlite.NewLog(o.db.db), Keys: o.keys, Recorder: o.trail, Thorough: !r.quick})
+		rep, err := audit.NewReporter(audit.ReporterConfig{Store: o.db.log(o.db.db), Keys: o.keys, Recorder: o.trail, Thorough: !r.quick})
 		if err != nil {
 			return trailProblem(err)
 		}

@@ -11,11 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/carrel-project/carrel/audit"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 func newLogStatus() *cobra.Command {
-	var dsn string
+	var dsn, keys string
 	var anchors []string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -35,12 +34,19 @@ Exit status 1: the anchor and the trail are not equally far, or the trail has ch
 				return errors.New("log status: one --anchor at a time")
 			}
 			return withDatabase(cmd.Context(), dsn, readOnly, func(d *database) error {
-				s := logStatus{Anchor: anchorPaths(anchors, d.path)[0]}
+				if err := d.besideKeyring(keys); err != nil {
+					return err
+				}
+				paths, err := d.anchorPaths(anchors)
+				if err != nil {
+					return err
+				}
+				s := logStatus{Anchor: paths[0]}
 				sizes, written, err := anchorSizes(s.Anchor) // before the trail, which goes ahead of it
 				if err != nil {
 					return trailProblem(err)
 				}
-				tree, err := sqlite.NewLog(d.db).Tree(cmd.Context())
+				tree, err := d.log(d.db).Tree(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -49,8 +55,8 @@ Exit status 1: the anchor and the trail are not equally far, or the trail has ch
 					text := stamp(written.Truncate(time.Second))
 					s.Anchored = &text
 				}
-				if s.Spooled, s.Aside, err = audit.Spooled(spoolPath(d.path)); err != nil {
-					return trailProblem(err)
+				if s.Spooled, s.Aside, err = d.spooled(); err != nil {
+					return err
 				}
 				problem := s.compare(sizes, written, tree.Size)
 				if asJSON {
@@ -65,7 +71,8 @@ Exit status 1: the anchor and the trail are not equally far, or the trail has ch
 			})
 		},
 	}
-	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &dsn)
+	cmd.Flags().StringVar(&keys, "keys", "", "of a database on a server: the keyring beside which anchor and spool are (default $CARREL_KEYS); it is not opened")
 	addAnchorFlag(cmd, &anchors)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

@@ -16,7 +16,6 @@ import (
 
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 // verifier returns what checks the checkpoints of a keyring's trail.
@@ -60,16 +59,22 @@ the first entry after it), says that you know of it.`,
 				if err != nil {
 					return err
 				}
-				paths := anchorPaths(anchors, d.path)
+				if err := d.besideKeyring(keys); err != nil {
+					return err
+				}
+				paths, err := d.anchorPaths(anchors)
+				if err != nil {
+					return err
+				}
 				v, err := verifyAnchored(cmd, cfg, paths, len(anchors) > 0 || os.Getenv("CARREL_ANCHOR") != "")
 				if cmd.Context().Err() != nil {
 					return interruption("log verify: interrupted")
 				} else if err != nil {
 					return fmt.Errorf("log verify: %w", trailProblem(err))
 				}
-				spooled, aside, err := audit.Spooled(spoolPath(d.path))
+				spooled, aside, err := d.spooled()
 				if err != nil {
-					return trailProblem(err)
+					return err
 				}
 				r := verified{Verification: v, Known: []audit.Finding{}, Spooled: spooled, Aside: aside}
 				r.settle(cmd, known)
@@ -78,9 +83,9 @@ the first entry after it), says that you know of it.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &dsn)
 	addKeysFlag(cmd, &keys)
-	f.StringArrayVar(&anchors, "anchor", nil, "file with anchored checkpoints; may be repeated (default $CARREL_ANCHOR, or the path of the database and .anchor)")
+	f.StringArrayVar(&anchors, "anchor", nil, "file with anchored checkpoints; may be repeated (default $CARREL_ANCHOR, or the path of the SQLite file, or of the keyring, and .anchor)")
 	f.StringVar(&public, "key", "", "the text that carrel log key prints, instead of a keyring")
 	f.StringArrayVar(&knownRanges, "known", nil, "a declared loss that is known, as FROM-TO; may be repeated")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
@@ -105,7 +110,7 @@ func parseKnown(command string, list []string) (known []audit.Range, err error) 
 
 // verification returns how to verify a database's trail: with its keyring, or with the public key alone.
 func (d *database) verification(cmd *cobra.Command, keys, public string) (cfg audit.VerifyConfig, err error) {
-	cfg.Store = sqlite.NewLog(d.db)
+	cfg.Store = d.log(d.db)
 	if public != "" {
 		if cfg.Verifier, err = note.NewVerifier(public); err != nil {
 			return cfg, errors.New("log verify: --key: not a text that carrel log key prints")

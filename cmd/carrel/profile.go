@@ -14,7 +14,6 @@ import (
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/patron"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 // profileColumns are the columns of a file of patrons that are sealed.
@@ -112,9 +111,8 @@ func (f *importFile) savePatrons(ctx context.Context, d *database, flags importF
 		return saved, d.refused(ctx, err)
 	}
 	defer tx.Rollback() // does nothing after Commit
-	// Rows, tokens and keys go to random places; with room for them in memory, a page is written once and not once a batch.
-	if _, err := tx.ExecContext(ctx, "PRAGMA cache_size = -64000"); err != nil {
-		return saved, d.refused(ctx, err)
+	if err := d.load(ctx, tx); err != nil {
+		return saved, err
 	}
 	keys, dir, err := d.patronsIn(ctx, tx, flags)
 	if err != nil {
@@ -122,7 +120,7 @@ func (f *importFile) savePatrons(ctx context.Context, d *database, flags importF
 	}
 	var waiting []patronRow
 	flush := func() error {
-		done, err := f.savePage(ctx, sqlite.New(tx), dir, waiting)
+		done, err := f.savePage(ctx, d.circulation(tx), dir, waiting)
 		saved.Added += done.Added
 		saved.Updated += done.Updated
 		saved.Same += done.Same
@@ -174,11 +172,11 @@ func (f *importFile) savePatrons(ctx context.Context, d *database, flags importF
 
 // patronsIn opens the directory within a transaction.
 func (d *database) patronsIn(ctx context.Context, tx *sql.Tx, flags importFlags) (*crypto.Keyring, *patron.Directory, error) {
-	files, err := findKeys(flags.keys, d.path)
+	files, err := d.findKeys(flags.keys)
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, err := files.open(ctx, sqlite.NewKeys(tx))
+	keys, err := files.open(ctx, d.keys(tx), d.circulation(tx))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -186,11 +184,11 @@ func (d *database) patronsIn(ctx context.Context, tx *sql.Tx, flags importFlags)
 	if err != nil {
 		return nil, nil, err
 	}
-	dir, err := directoryOn(tx, keys, trail, nil)
+	dir, err := d.directory(tx, keys, trail, nil)
 	return keys, dir, err
 }
 
-func (f *importFile) savePage(ctx context.Context, accounts *sqlite.Circulation, dir *patron.Directory, rows []patronRow) (patron.Imported, error) {
+func (f *importFile) savePage(ctx context.Context, accounts circulationStore, dir *patron.Directory, rows []patronRow) (patron.Imported, error) {
 	_, err := accounts.SaveAccounts(ctx, func(yield func(circulation.Account, error) bool) {
 		for i := range rows {
 			if !yield(rows[i].account, nil) {

@@ -231,7 +231,9 @@ p-77,students,29000000000077,Fola.Tunda,Fola,Tunda,fola@example.org,070-174 06 0
 p-78,staff,29000000000078,beno,Beno,Rikalu,beno@example.org,+46701740606,Kyrkogatan 3,Lund,22222,1990-05-01,
 `
 
-func TestPatronCommands(t *testing.T) {
+func TestPatronCommands(t *testing.T) { onBoth(t, testPatronCommands) }
+
+func testPatronCommands(t *testing.T) {
 	db := newDB(t)
 	imported := func(text string) fileReport {
 		return importJSON(t, "--db", db, "--phone-region", "SE", "--patrons", file(t, "p.csv", text)).Files[0]
@@ -264,8 +266,8 @@ func TestPatronCommands(t *testing.T) {
 	refused(t, carrel(t, "patron", "show", "--db", db, "--id", id, "--role", "circulation", "--purpose", "checkout"), "--actor is missing")
 	nobody := carrelIn(t, "29000000000099\n", at("circulation", "checkout", "find", "--identifier-file", "-")...)
 	assert.Equal(t, result{exitFound, "nobody\n", ""}, nobody)
-	refused(t, carrelIn(t, "29000000000077\n", at("circulation", "checkout", "find", "--identifier-file", "-", "--anchor", db+".keys")...), "is not an anchor")
-	refused(t, carrelIn(t, "29000000000077\n", at("circulation", "checkout", "find", "--identifier-file", "-", "--anchor", filepath.Join(db, "no"))...), "not a directory")
+	refused(t, carrelIn(t, "29000000000077\n", at("circulation", "checkout", "find", "--identifier-file", "-", "--anchor", keysOf(db))...), "is not an anchor")
+	refused(t, carrelIn(t, "29000000000077\n", at("circulation", "checkout", "find", "--identifier-file", "-", "--anchor", filepath.Join(keysOf(db), "no"))...), "not a directory")
 
 	// A borrower of a loan, back to the patron.
 	good(t, carrel(t, "import", "--db", db, "--loans", file(t, "l.csv", "loan,borrower,returned\nl1,p-77,\n")))
@@ -298,7 +300,9 @@ func TestPatronCommands(t *testing.T) {
 	}
 }
 
-func TestImportRefusesSharedIdentifiers(t *testing.T) {
+func TestImportRefusesSharedIdentifiers(t *testing.T) { onBoth(t, testImportRefusesSharedIdentifiers) }
+
+func testImportRefusesSharedIdentifiers(t *testing.T) {
 	db := newDB(t)
 	good(t, carrel(t, "import", "--db", db, "--patrons", file(t, "p.csv", patronsCSV)))
 	for name, rows := range map[string]string{
@@ -318,7 +322,9 @@ func TestImportRefusesSharedIdentifiers(t *testing.T) {
 	assert.Equal(t, exitFound, found.code, "nothing half imported")
 }
 
-func TestKeysAreMadeOnce(t *testing.T) {
+func TestKeysAreMadeOnce(t *testing.T) { onBoth(t, testKeysAreMadeOnce) }
+
+func testKeysAreMadeOnce(t *testing.T) {
 	db := newDB(t)
 	loans := file(t, "l.csv", "loan,borrower,returned\nl1,p-77,\n")
 	cmd := command(t, "import", "--db", db, "--loans", loans)
@@ -326,8 +332,8 @@ func TestKeysAreMadeOnce(t *testing.T) {
 	cmd.Stderr = &stderr
 	require.NoError(t, cmd.Run())
 	assert.Regexp(t, madeKeys, stderr.String())
-	for _, suffix := range []string{".keys", ".keys.kek", ".keys.ledger"} {
-		info, err := os.Stat(db + suffix)
+	for _, suffix := range []string{"", ".kek", ".ledger"} {
+		info, err := os.Stat(keysOf(db) + suffix)
 		require.NoError(t, err)
 		assert.Equal(t, os.FileMode(0o600), info.Mode().Perm(), suffix)
 	}
@@ -338,10 +344,21 @@ func TestKeysAreMadeOnce(t *testing.T) {
 	assert.Empty(t, stderr.String())
 
 	elsewhere := filepath.Join(t.TempDir(), "ring")
-	require.NoError(t, os.Rename(db+".keys", elsewhere))
-	require.NoError(t, os.Rename(db+".keys.ledger", elsewhere+".ledger"))
-	require.NoError(t, os.Rename(db+".keys.kek", elsewhere+".kek"))
+	require.NoError(t, os.Rename(keysOf(db), elsewhere))
+	require.NoError(t, os.Rename(keysOf(db)+".ledger", elsewhere+".ledger"))
+	require.NoError(t, os.Rename(keysOf(db)+".kek", elsewhere+".kek"))
+	if onPostgres(t) { // there it goes with the keyring
+		require.NoError(t, os.Rename(keysOf(db)+".anchor", elsewhere+".anchor"))
+	}
 	refused(t, carrel(t, "import", "--db", db, "--loans", loans), "there is no keyring", "holds what one has sealed")
+	everything := filepath.Join(t.TempDir(), "policy.yaml")
+	require.NoError(t, os.WriteFile(everything, []byte("carrel-retention: 1\nid: x/everything\nrecords:\n  loans: [{name: all, after: at once}]\n"), 0o600))
+	cmd = command(t, "sweep", "--db", db, "--policy", everything)
+	cmd.Env = append(cmd.Env, "CARREL_KEYS="+keysOf(db)) // mistaken: the trail would miss what it unlinks
+	stderr.Reset()
+	cmd.Stderr = &stderr
+	require.Error(t, cmd.Run())
+	assert.Contains(t, stderr.String(), "there is no keyring; say where it is")
 	good(t, carrel(t, "import", "--db", db, "--keys", elsewhere, "--loans", loans))
 
 	status := good(t, carrel(t, "keys", "status", "--db", db, "--keys", elsewhere))

@@ -16,11 +16,10 @@ import (
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 func newSweep() *cobra.Command {
-	var dsn, policyFile, at, shardText string
+	var dsn, policyFile, at, shardText, metrics string
 	var in trailFlags
 	var dry, asJSON bool
 	cmd := &cobra.Command{
@@ -28,7 +27,10 @@ func newSweep() *cobra.Command {
 		Short: "Unlink from their borrowers all records that are due",
 		Long: `Unlinks from their borrowers, for good, all records that the policy says are due, and reports what was unlinked
 by which rule and what was kept for which reason. It can be interrupted (Ctrl-C) or killed at any moment and
-run again. With --dry-run nothing is written, and --at may lie in the future.`,
+run again. With --dry-run nothing is written, and --at may lie in the future.
+
+A record that is kept is not read again before it is due or something has changed, and counts under no reason then.
+A dry run reads everything and has all reasons.`,
 		Example: `  carrel sweep --db library.db --policy policy.yaml --dry-run
   carrel sweep --db library.db --policy policy.yaml --dry-run --at 2027-01-01
   carrel sweep --db library.db --policy policy.yaml --json
@@ -53,6 +55,9 @@ run again. With --dry-run nothing is written, and --at may lie in the future.`,
 			if !dry && when.After(time.Now()) {
 				return fmt.Errorf("--at %s lies in the future; only --dry-run can look there", stamp(when))
 			}
+			if dry && metrics != "" {
+				return errors.New("sweep: --metrics counts what was done, and --dry-run does nothing")
+			}
 			mode := readWrite
 			if dry {
 				mode = readOnly
@@ -73,6 +78,9 @@ run again. With --dry-run nothing is written, and --at may lie in the future.`,
 			if err != nil && !errors.As(err, &unfinished) {
 				return err
 			}
+			if metrics != "" && err == nil {
+				err = writeMetrics(metrics, sweepMetrics(report, shard, time.Now()))
+			}
 			// What was unlinked is unlinked, also when clearing up after it failed.
 			if asJSON {
 				return cmp.Or(printJSON(cmd, report), err)
@@ -80,12 +88,14 @@ run again. With --dry-run nothing is written, and --at may lie in the future.`,
 			return cmp.Or(printSweep(cmd.OutOrStdout(), policy, report, noFees), err)
 		},
 	}
-	cmd.Flags().StringVar(&dsn, "db", "", "the database: the path of a SQLite file")
+	addDBFlag(cmd, &dsn)
 	cmd.Flags().StringVar(&policyFile, "policy", "", "the retention policy (a YAML file)")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would be done and write nothing")
 	cmd.Flags().StringVar(&at, "at", "", "decide as of this time; a date is 00:00 in the policy's zone (default now)")
 	cmd.Flags().StringVar(&shardText, "shard", "", "only one of several parts, as in 0/4, so that several can share the work")
+	cmd.Flags().Bool("fast", false, "leave out the totals of what was not read")
 	in.register(cmd)
+	addMetricsFlag(cmd, &metrics)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -96,28 +106,36 @@ func (d *database) sweepWithTrail(cmd *cobra.Command, policy *anonymize.Policy, 
 	if dry {
 		return sweep(cmd, d, policy, shard, at, dry)
 	}
-	files, err := findKeys(in.keys, d.path)
+	k, err := d.trailKeys(cmd, in)
 	if err != nil {
 		return report, err
 	}
-	if !files.exists() {
-		if in.keys != "" {
-			return report, fmt.Errorf("%s: there is no keyring", files.keyring)
-		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "carrel: sweep: there is no keyring %s, so the sweep leaves receipts in the database and nothing in its audit trail; see --keys\n", files.keyring)
+	if k == nil {
 		return sweep(cmd, d, policy, shard, at, dry)
 	}
-	k, err := files.open(cmd.Context(), sqlite.NewKeys(d.db))
-	if err != nil {
-		return report, err
-	}
 	return d.sweepRecorded(cmd, k, in, policy, shard, at)
+}
+
+// trailKeys opens the keyring that the audit trail needs. Without one it returns nil, and says what that means.
+func (d *database) trailKeys(cmd *cobra.Command, in trailFlags) (*crypto.Keyring, error) {
+	files, err := d.findKeys(in.keys)
+	if err != nil {
+		return nil, err
+	}
+	if !files.exists() {
+		if !files.beside { // somebody said where it is, and is mistaken
+			return nil, fmt.Errorf("%s: there is no keyring; say where it is with --keys or CARREL_KEYS", files.keyring)
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "carrel: %sthere is no keyring %s, so the sweep leaves receipts in the database and nothing in its audit trail; see --keys\n", place(cmd), files.keyring)
+		return nil, nil
+	}
+	return d.open(cmd.Context(), files)
 }
 
 func (d *database) sweepRecorded(cmd *cobra.Command, k *crypto.Keyring, in trailFlags, policy *anonymize.Policy, shard anonymize.Shard, at time.Time) (report anonymize.Report, err error) {
 	err = d.withTrail(cmd.Context(), k, in.anchors, func(t *audit.Trail) (err error) {
 		with := *d
-		with.Circulation = d.WithTrail(t, byCommand(in.actor, "systems"))
+		with.circulationStore = d.recorded(d.db, t, byCommand(in.actor, "systems"))
 		report, err = sweep(cmd, &with, policy, shard, at, false)
 		return err
 	})
@@ -125,17 +143,10 @@ func (d *database) sweepRecorded(cmd *cobra.Command, k *crypto.Keyring, in trail
 }
 
 // An unfinishedError says that everything that was due is unlinked, but that copies of it are left.
-type unfinishedError struct {
-	path string
-	err  error
-}
+type unfinishedError struct{ left string }
 
 func (e *unfinishedError) Error() string {
-	var s *sqlite.Error
-	if errors.As(e.err, &s) && (s.Code&0xff == 5 || s.Code&0xff == 6) { // SQLITE_BUSY, SQLITE_LOCKED
-		return fmt.Sprintf("sweep: the records were unlinked, but copies of what was erased stay in %s-wal while another program reads the database; run it again", e.path)
-	}
-	return fmt.Sprintf("sweep: the records were unlinked, but copies of what was erased stay in %s and %[1]s-wal (%v); run it again", e.path, e.err)
+	return "sweep: the records were unlinked, but " + e.left + "; run it again"
 }
 
 // A finishing store remembers how far a sweep came: an error after the last page is no error of the sweep's.
@@ -160,7 +171,8 @@ func sweep(cmd *cobra.Command, d *database, policy *anonymize.Policy, shard anon
 	before, kind := 0, circulation.Kind(0)
 	read := 0
 	store := &finishing{database: d}
-	s, err := anonymize.NewSweep(store, policy, anonymize.Config{Shard: shard, Progress: func(now anonymize.Progress) {
+	fast, _ := cmd.Flags().GetBool("fast") // not every command that sweeps has it
+	s, err := anonymize.NewSweep(store, policy, anonymize.Config{Shard: shard, Fast: fast, Progress: func(now anonymize.Progress) {
 		if now.Kind != kind {
 			before, kind = before+read, now.Kind
 		}
@@ -191,7 +203,7 @@ func sweep(cmd *cobra.Command, d *database, policy *anonymize.Policy, shard anon
 	}
 	switch {
 	case store.err != nil:
-		return report, &unfinishedError{d.path, store.err}
+		return report, &unfinishedError{d.unfinished(store.err)}
 	case err != nil:
 		return report, fmt.Errorf("%s: %w", d.path, err)
 	}
@@ -206,6 +218,7 @@ func printSweep(out io.Writer, policy *anonymize.Policy, r anonymize.Report, noF
 		mode = "  (dry run: nothing was written)"
 		unlinked, kept = "Would be unlinked", "Would be kept"
 	}
+	notRead := 0
 	kinds := table{columns: words("KIND LINKED-BEFORE UNLINKED KEPT CONFLICTS")}
 	rules := table{columns: words("KIND RULE RECORDS WHY")}
 	reasons := table{columns: words("KIND REASON RECORDS MEANING")}
@@ -215,6 +228,7 @@ func printSweep(out io.Writer, policy *anonymize.Policy, r anonymize.Report, noF
 			continue
 		}
 		kinds.add(k.String(), thousands(kr.LinkedBefore), thousands(kr.Unlinked), thousands(kr.Kept), thousands(kr.Conflicts))
+		notRead += kr.Deferred
 		for _, rule := range byCount(kr.ByRule) {
 			rules.add(k.String(), rule, thousands(kr.ByRule[rule]), cmp.Or(oneLine(policy.Why(k, rule)), ruleMeaning(rule)))
 		}
@@ -225,6 +239,12 @@ func printSweep(out io.Writer, policy *anonymize.Policy, r anonymize.Report, noF
 	w := &errWriter{out: out}
 	w.printf("Policy %s, revision %d, %s\nAt %s%s\n\n", oneLine(r.Policy.ID), r.Policy.Revision, shortDigest(r.Policy.Digest), stamp(r.At), mode)
 	w.table(kinds)
+	switch {
+	case r.Partial:
+		w.printf("\nNote: only what was read is counted (--fast).\n")
+	case notRead > 0:
+		w.printf("\n%s kept without being read: nothing has changed, and not due yet.\n", plural(notRead, "record"))
+	}
 	if noFees {
 		w.printf("\nNote: no fee was ever imported, so no loan is kept for money owed.\n")
 	}

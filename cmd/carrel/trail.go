@@ -13,19 +13,24 @@ import (
 
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
-	"github.com/carrel-project/carrel/store/sqlite"
 )
 
 func addAnchorFlag(cmd *cobra.Command, anchors *[]string) {
-	cmd.Flags().StringArrayVar(anchors, "anchor", nil, "file outside the database to which the trail's checkpoints are appended; may be repeated (default $CARREL_ANCHOR, or the path of the database and .anchor)")
+	cmd.Flags().StringArrayVar(anchors, "anchor", nil, "file outside the database to which the trail's checkpoints are appended; may be repeated (default $CARREL_ANCHOR, or the path of the SQLite file, or of the keyring, and .anchor)")
 }
 
 // anchorPaths returns where the anchors are: the flags, the environment, or beside the database, where its owner can change both.
-func anchorPaths(flags []string, path string) []string {
+func (d *database) anchorPaths(flags []string) ([]string, error) {
 	if len(flags) > 0 {
-		return flags
+		return flags, nil
 	}
-	return []string{cmp.Or(os.Getenv("CARREL_ANCHOR"), path+".anchor")}
+	if at := os.Getenv("CARREL_ANCHOR"); at != "" {
+		return []string{at}, nil
+	}
+	if d.beside == "" {
+		return nil, errors.New("--anchor is missing: a database on a server has no place beside it, so say where the trail's anchor is, with --anchor or CARREL_ANCHOR, or name the keyring that it is beside")
+	}
+	return []string{d.beside + ".anchor"}, nil
 }
 
 func anchorsAt(paths []string) (list []audit.Anchor) {
@@ -54,18 +59,35 @@ func (f *trailFlags) register(cmd *cobra.Command) {
 
 func actorOf(flag string) string { return cmp.Or(flag, os.Getenv("CARREL_ACTOR"), "carrel") }
 
-// spoolPath returns where events wait while the database does not take them.
-func spoolPath(path string) string { return path + ".spool" }
+// spoolPath returns where events wait while the database does not take them; "" when nobody said where the keyring of a database on a server is.
+func (d *database) spoolPath() string {
+	if d.beside == "" {
+		return ""
+	}
+	return d.beside + ".spool"
+}
+
+// spooled returns how much waits there, and how many files were put aside.
+func (d *database) spooled() (size int64, aside int, err error) {
+	if path := d.spoolPath(); path != "" {
+		size, aside, err = audit.Spooled(path)
+	}
+	return size, aside, trailProblem(err)
+}
 
 // anchored refuses a trail that has checkpoints when one of its anchors has none: a share that is not mounted, or a typing error. Going on would begin
 // a new anchor there, and nothing of the one that was would be missed.
-func (d *database) anchored(ctx context.Context, anchors []string) error {
+func (d *database) anchored(ctx context.Context, flags []string) error {
+	anchors, err := d.anchorPaths(flags)
+	if err != nil {
+		return err
+	}
 	for try := 0; ; try++ {
 		path := firstWithout(anchors)
 		if path == "" {
 			return nil
 		}
-		tree, err := sqlite.NewLog(d.db).Tree(ctx)
+		tree, err := d.log(d.db).Tree(ctx)
 		if err != nil {
 			return trailProblem(err)
 		}
@@ -96,7 +118,7 @@ func firstWithout(anchors []string) string {
 
 // withTrail opens the trail in a database, and after f makes its last checkpoint. What f did is done also when that fails.
 func (d *database) withTrail(ctx context.Context, keys *crypto.Keyring, anchors []string, f func(*audit.Trail) error) error {
-	if err := d.anchored(ctx, anchorPaths(anchors, d.path)); err != nil {
+	if err := d.anchored(ctx, anchors); err != nil {
 		return err
 	}
 	return d.withAnchors(ctx, keys, anchors, f)
@@ -104,7 +126,11 @@ func (d *database) withTrail(ctx context.Context, keys *crypto.Keyring, anchors 
 
 // withAnchors is withTrail for anchors that may be new.
 func (d *database) withAnchors(ctx context.Context, keys *crypto.Keyring, anchors []string, f func(*audit.Trail) error) error {
-	t, err := audit.New(ctx, audit.Config{Store: sqlite.NewLog(d.db), Keys: keys, Anchors: anchorsAt(anchorPaths(anchors, d.path)), Spool: spoolPath(d.path)})
+	paths, err := d.anchorPaths(anchors)
+	if err != nil {
+		return err
+	}
+	t, err := audit.New(ctx, audit.Config{Store: d.log(d.db), Keys: keys, Anchors: anchorsAt(paths), Spool: d.spoolPath()})
 	if err != nil {
 		return trailProblem(err)
 	}
@@ -142,9 +168,13 @@ func sameTrouble(a, b error) bool {
 
 // trailIn returns a trail within a transaction, whose events are there when that commits. The next trail on the database makes
 // leaves of them; this one is not closed.
-func (d *database) trailIn(ctx context.Context, tx sqlite.DB, keys *crypto.Keyring, anchors []string) (*audit.Trail, error) {
+func (d *database) trailIn(ctx context.Context, tx handle, keys *crypto.Keyring, anchors []string) (*audit.Trail, error) {
 	const never = 10_000 * time.Hour
-	t, err := audit.New(ctx, audit.Config{Store: sqlite.NewLog(tx), Keys: keys, Anchors: anchorsAt(anchorPaths(anchors, d.path)), Interval: never})
+	paths, err := d.anchorPaths(anchors)
+	if err != nil {
+		return nil, err
+	}
+	t, err := audit.New(ctx, audit.Config{Store: d.log(tx), Keys: keys, Anchors: anchorsAt(paths), Interval: never})
 	return t, trailProblem(err)
 }
 

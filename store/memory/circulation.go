@@ -31,6 +31,7 @@ var ErrConflict = errors.New("memory: the record has changed")
 var (
 	_ anonymize.Store    = (*Circulation)(nil)
 	_ anonymize.Finisher = (*Circulation)(nil)
+	_ anonymize.Deferrer = (*Circulation)(nil)
 )
 
 // A Circulation is a store of circulation records. It is safe for concurrent use.
@@ -106,6 +107,9 @@ func (c *Circulation) SaveAccounts(ctx context.Context, accounts iter.Seq2[circu
 		default:
 			saved.Same++
 		}
+		if p.Account != a {
+			p.Changes++
+		}
 		p.Listed, p.Account = true, a
 		c.s.Persons[a.Borrower] = p
 	}
@@ -123,6 +127,7 @@ func (c *Circulation) AddHold(ctx context.Context, h circulation.Hold) error {
 		return err
 	}
 	h.Until = micro(h.Until)
+	c.s.changed(h.Borrower)
 	c.s.Holds[h.Borrower] = append(slices.DeleteFunc(c.s.Holds[h.Borrower], sameRef(h.Ref)), h)
 	return nil
 }
@@ -134,6 +139,7 @@ func (c *Circulation) ReleaseHold(ctx context.Context, b circulation.Borrower, r
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
+	c.s.changed(b)
 	held := c.s.Holds[b]
 	left := slices.DeleteFunc(slices.Clone(held), sameRef(ref))
 	if c.s.Holds[b] = left; len(left) == 0 {
@@ -187,7 +193,7 @@ func (c *Circulation) Linked(ctx context.Context, q anonymize.Query) (anonymize.
 	i, _ := slices.BinarySearchFunc(order, after+1, func(p place, seq uint64) int { return cmp.Compare(p.Seq, seq) })
 	for _, p := range order[i:] {
 		k := key{q.Kind, p.ID}
-		if q.Shard.Of > 1 && p.Seq%uint64(q.Shard.Of) != uint64(q.Shard.Index) || !c.s.linked(k) {
+		if !inShard(p, q.Shard) || !c.s.linked(k) || q.Plan != "" && q.Plan == c.s.Plan && c.s.asleep(k, q.At) {
 			continue
 		}
 		if len(page.Records) >= max(q.Limit, 1) {
@@ -216,7 +222,7 @@ func (c *Circulation) Unlink(ctx context.Context, b anonymize.Batch) (conflicts 
 		seen[t.ID] = true
 		targets = append(targets, t)
 		k := key{b.Kind, t.ID}
-		if !c.s.linked(k) || c.s.Rows[k].version() != t.Version || c.s.protected(k, b.At) {
+		if !c.s.linked(k) || !c.s.Rows[k].is(t.Version) || c.s.protected(k, b.At) {
 			conflicts = append(conflicts, t.ID)
 			continue
 		}

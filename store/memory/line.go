@@ -9,8 +9,9 @@ import (
 // the number of newer ones is known after those have lost their names. Only loans that still name
 // a borrower have a step to find them by: of an unlinked one the line knows that it was, not when.
 type line struct {
-	Total int // loans, unlinked ones included
-	Steps []step
+	Total   int // loans, unlinked ones included
+	Steps   []step
+	Changes uint64 // how often a loan joined or left, since the line was empty
 }
 
 // A step is all linked loans that started at one instant.
@@ -26,6 +27,8 @@ func (l *line) change(do func(l *line, start int64), start int64) {
 		*l = line{}
 	}
 }
+
+func (l *line) changed(int64) { l.Changes++ }
 
 func (l *line) find(start int64) (int, bool) {
 	return slices.BinarySearchFunc(l.Steps, start, func(s step, start int64) int { return cmp.Compare(s.Start, start) })

@@ -3,6 +3,7 @@ package memory
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -184,7 +185,7 @@ func (l *Lockouts) yield(inUse []int32, now time.Time) int32 {
 		}
 		at := int32(l.hand)
 		worth := l.table[at].worth(now)
-		if worth == pinned || contains(inUse, at) {
+		if worth == pinned || slices.Contains(inUse, at) {
 			continue
 		}
 		if best == nowhere || worth < least {
@@ -243,15 +244,6 @@ func (c *counted) worth(now time.Time) int {
 		return shadow
 	}
 	return 0
-}
-
-func contains(list []int32, at int32) bool {
-	for _, x := range list {
-		if x == at {
-			return true
-		}
-	}
-	return false
 }
 
 // Hold implements lockout.Store.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/carrel-project/carrel/anonymize"
@@ -29,6 +28,10 @@ type state struct {
 	Persons  map[circulation.Borrower]person
 	Holds    map[circulation.Borrower][]circulation.Hold
 	Receipts []anonymize.Receipt
+
+	Plan   string // of the sweep that was begun last …
+	Needs  anonymize.Needs
+	Asleep map[key]sleep // … and what was put off under it
 }
 
 type key struct {
@@ -42,8 +45,6 @@ type row struct {
 	Unlinked bool // for good: of a notice this is all that stays
 }
 
-func (r row) version() string { return strconv.FormatUint(r.Version, 10) }
-
 // A place is where a record stands in the order of arrival.
 type place struct {
 	Seq uint64
@@ -52,7 +53,8 @@ type place struct {
 
 type person struct {
 	Account circulation.Account
-	Listed  bool // put there by SaveAccounts
+	Listed  bool   // put there by SaveAccounts
+	Changes uint64 // to the account and to holds
 	Loans   line
 }
 
@@ -62,6 +64,7 @@ func newState() state {
 		Links: make(map[key][]circulation.Link), Texts: make(map[key][]circulation.Text),
 		Ties: make(map[key][]key), Back: make(map[key][]key), Fees: make(map[key][]circulation.FeeSummary),
 		Persons: make(map[circulation.Borrower]person), Holds: make(map[circulation.Borrower][]circulation.Hold),
+		Asleep: make(map[key]sleep),
 	}
 }
 
@@ -83,7 +86,7 @@ func (s *state) check(batch []circulation.Parts) error {
 		if r.Unlinked {
 			continue
 		}
-		if v := p.Facts.Version; v != "" && (!known || v != r.version()) {
+		if v := p.Facts.Version; v != "" && (!known || !r.is(v)) {
 			return fmt.Errorf("%w: %s %s", ErrConflict, k.Kind, k.ID)
 		}
 		for _, to := range p.Points {
@@ -220,12 +223,14 @@ func (s *state) forgetPointersAt(k key) {
 // enter counts a loan among those of its borrower and of its item, leave takes it out again.
 func (s *state) enter(k key) {
 	s.lines(k, (*line).add)
+	s.lines(k, (*line).changed)
 	if !s.linked(k) {
 		s.lines(k, (*line).part)
 	}
 }
 
 func (s *state) leave(k key) {
+	s.lines(k, (*line).changed)
 	if s.linked(k) {
 		s.lines(k, (*line).part)
 	}
@@ -271,6 +276,7 @@ func (s *state) anonymize(k key, keep *anonymize.Keep) {
 	delete(s.Links, k)
 	delete(s.Texts, k)
 	delete(s.Fees, k)
+	delete(s.Asleep, k)
 	if k.Kind == circulation.KindNotice {
 		r.Facts = circulation.Facts{} // the row stays, so that a late export cannot bring the notice back
 	} else {
@@ -294,6 +300,14 @@ func (s *state) protects(k key, f circulation.Facts, at time.Time) bool {
 	}
 	return f.Status != circulation.Ended || f.Lost || f.ClaimedReturned || s.held(s.borrower(k), at) ||
 		slices.ContainsFunc(fees, func(f circulation.FeeSummary) bool { return f.Status != circulation.FeeClosed })
+}
+
+// changed counts a change to what is known of a borrower. Whom no record names need not be remembered for it.
+func (s *state) changed(b circulation.Borrower) {
+	if p, ok := s.Persons[b]; ok {
+		p.Changes++
+		s.Persons[b] = p
+	}
 }
 
 func (s *state) held(b circulation.Borrower, at time.Time) bool {
@@ -325,7 +339,7 @@ func (s *state) record(k key, at time.Time) circulation.Record {
 	row := s.Rows[k]
 	f, borrower := row.Facts, s.borrower(k)
 	p := s.Persons[borrower]
-	r := circulation.Record{Kind: k.Kind, ID: k.ID, Version: row.version(), Borrower: borrower,
+	r := circulation.Record{Kind: k.Kind, ID: k.ID, Version: s.token(k).String(), Borrower: borrower,
 		Group: f.Group, GroupNow: p.Account.Group, Categories: slices.Clone(f.Categories),
 		Library: f.Library, Location: f.Location, Type: f.Type, Item: f.Item,
 		Started: f.Started, Ended: f.Ended, Status: f.Status, Lost: f.Lost, ClaimedReturned: f.ClaimedReturned,

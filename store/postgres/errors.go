@@ -7,9 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/carrel-project/carrel/circulation"
 )
 
 var (
+	// ErrConflict says that an entry's Version is not the stored record's: somebody else changed it, or
+	// it was unlinked.
+	ErrConflict = errors.New("postgres: the record was changed or unlinked since it was read")
 	// ErrNoSchema says that the database has no tables of carrel's in its search path: run the migrations.
 	ErrNoSchema = errors.New("postgres: there is no carrel schema in the search path: run the migrations")
 	// ErrNewerSchema says that a newer version of carrel migrated the database.
@@ -17,6 +22,13 @@ var (
 	// ErrOlderSchema says that an earlier version of carrel migrated the database.
 	ErrOlderSchema = errors.New("postgres: the database's schema is older than this program: run the migrations")
 )
+
+// An UnknownPointerError says that an entry points at a record that is not there.
+type UnknownPointerError struct{ From, To circulation.Pointer }
+
+func (e *UnknownPointerError) Error() string {
+	return fmt.Sprintf("postgres: %s %s points at %s %s, which is not known", e.From.Kind, e.From.ID, e.To.Kind, e.To.ID)
+}
 
 // An Error is the server's, without its text, which may hold what is in the row.
 type Error struct {
@@ -32,10 +44,12 @@ const (
 	classReadOnly   = "25006"
 	codeSerialize   = "40001"
 	codeDeadlock    = "40P01"
+	codeUnique      = "23505"
 	codeDiskFull    = "53100"
 	codeCanceled    = "57014"
 	codeNoTable     = "42P01"
 	codeNoRight     = "42501"
+	codeLockTimeout = "55P03"
 )
 
 func (e *Error) Error() string {
@@ -71,17 +85,22 @@ func (e *Error) undone() bool {
 	return e.State != "" && !strings.HasPrefix(e.State, classConnection) && !strings.HasPrefix(e.State, classIntervened)
 }
 
+// isGone reports that the server is not there, or does not take anybody in yet.
+func isGone(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	return e.State == "" || strings.HasPrefix(e.State, classConnection) || strings.HasPrefix(e.State, classIntervened) && e.State != codeCanceled
+}
+
 // again reports that the same may succeed when it is done once more.
 func again(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
 		return false
 	}
-	switch {
-	case e.State == "", e.State == codeSerialize, e.State == codeDeadlock, strings.HasPrefix(e.State, classConnection):
-		return true
-	}
-	return strings.HasPrefix(e.State, classIntervened) && e.State != codeCanceled
+	return e.State == codeSerialize || e.State == codeDeadlock || isGone(err)
 }
 
 // failed translates a driver's error; it never wraps it.

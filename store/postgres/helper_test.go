@@ -25,6 +25,12 @@ func open(t testing.TB) (*sql.DB, string) {
 	if server == "" {
 		t.Skip("SKIPPED, NOTHING WAS TESTED: set " + serverVariable + " to a PostgreSQL database that may be written to, as in postgres://127.0.0.1:5432/test?sslmode=disable")
 	}
+	return openAt(t, server)
+}
+
+// openAt is open on a server of the caller's choice.
+func openAt(t testing.TB, server string) (*sql.DB, string) {
+	t.Helper()
 	var raw [6]byte
 	rand.Read(raw[:])
 	schema := "carrel_test_" + hex.EncodeToString(raw[:])

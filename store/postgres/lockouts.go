@@ -126,19 +126,9 @@ func (l *Lockouts) Hold(ctx context.Context, now time.Time, name lockout.Name, u
 			ON CONFLICT (key) DO UPDATE SET until = excluded.until, expires = excluded.expires`, key[:], until.UnixMicro())
 		return err
 	}
-	first, last := keysOf(name)
+	first, last := name.Range()
 	_, err := change(ctx, l.db, "unlock an account", forgetQuery, now.UnixMicro(), lockout.MaxCheck.Microseconds(), first[:], last[:])
 	return err
-}
-
-// keysOf returns the first and the last key that a name can have.
-func keysOf(name lockout.Name) (first, last lockout.Key) {
-	copy(first[:], name[:])
-	copy(last[:], name[:])
-	for i := len(name); i < len(last); i++ {
-		last[i] = 0xff
-	}
-	return first, last
 }
 
 var lastName = lockout.Name{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
@@ -150,9 +140,9 @@ func (l *Lockouts) States(ctx context.Context, _ time.Time, q lockout.Query) (pa
 	const op = "read guesses"
 	var first, last lockout.Key
 	if q.Name != nil {
-		first, last = keysOf(*q.Name)
+		first, last = q.Name.Range()
 	} else {
-		_, last = keysOf(lastName)
+		_, last = lastName.Range()
 	}
 	compare := ">="
 	if q.Cursor != "" {

@@ -1,7 +1,9 @@
 package postgres_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -26,6 +28,35 @@ func BenchmarkLogAppend(b *testing.B) {
 				}
 			})
 			b.ReportMetric(float64(entries*b.N)/b.Elapsed().Seconds(), "entries/s")
+		})
+	}
+}
+
+// BenchmarkLogAppendFloor appends one entry, or a group, and in turn inserts bare rows of the same size in one statement into a table with nothing but a primary key. Both are durable.
+func BenchmarkLogAppendFloor(b *testing.B) {
+	for name, entries := range map[string]int{"one": 1, "64": 64} {
+		b.Run(name, func(b *testing.B) {
+			db, _ := open(b)
+			_, err := db.Exec("CREATE TABLE floor (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body bytea NOT NULL)")
+			require.NoError(b, err)
+			log := postgres.NewLog(db)
+			body := make([]byte, 180)
+			bare := "INSERT INTO floor (body) VALUES ($1)" + strings.Repeat(", ($1)", entries-1)
+			var floor, ours time.Duration
+			for n := 0; b.Loop(); n++ {
+				list := logEntries(n*entries, (n+1)*entries)
+				for i := range list {
+					list[i].Body = body
+				}
+				begin := time.Now()
+				_, err := db.Exec(bare, body)
+				require.NoError(b, err)
+				middle := time.Now()
+				require.NoError(b, log.Append(b.Context(), list))
+				floor, ours = floor+middle.Sub(begin), ours+time.Since(middle)
+			}
+			b.ReportMetric(float64(ours)/float64(floor), "×floor")
+			b.ReportMetric(float64(ours.Microseconds())/float64(b.N), "µs/append")
 		})
 	}
 }

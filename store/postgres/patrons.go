@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/internal/packed"
 	"github.com/carrel-project/carrel/patron"
 )
 
@@ -44,21 +45,21 @@ func (r *patronRow) dest() []any {
 func (r *patronRow) read() (row patron.Row, err error) {
 	row = r.row
 	if len(r.id) != len(row.ID) || r.version < 1 || r.indexed < 0 {
-		return patron.Row{}, errDamaged
+		return patron.Row{}, packed.ErrDamaged
 	}
 	copy(row.ID[:], r.id)
 	row.Version, row.Indexed = uint64(r.version), uint64(r.indexed)
 	row.Facts.Expires, row.Facts.WishSince = instant(r.expires), instant(r.since)
-	if row.Facts.Categories, err = unpackCategories(r.categories); err != nil {
+	if row.Facts.Categories, err = packed.ParseCategories(r.categories); err != nil {
 		return patron.Row{}, err
 	}
-	if row.Tokens, err = unpackTokens(r.tokens); err != nil {
+	if row.Tokens, err = packed.ParseTokens(r.tokens); err != nil {
 		return patron.Row{}, err
 	}
-	if row.Lookups, err = unpackTokens(r.lookups); err != nil {
+	if row.Lookups, err = packed.ParseTokens(r.lookups); err != nil {
 		return patron.Row{}, err
 	}
-	if row.Segments, err = unpackSegments(r.segments); err != nil {
+	if row.Segments, err = packed.ParseSegments(r.segments); err != nil {
 		return patron.Row{}, err
 	}
 	return row, nil
@@ -86,7 +87,7 @@ func (p *Patrons) Find(ctx context.Context, tokens []crypto.Token) (patron.Found
 	var id []byte
 	var newest, at int64
 	rows := 0
-	err := each(ctx, "find patrons", p.db, findPatrons, []any{packTokens(tokens), int64(mostOwners)}, []any{&newest, &at, &id}, func() error {
+	err := each(ctx, "find patrons", p.db, findPatrons, []any{packed.Tokens(tokens), int64(mostOwners)}, []any{&newest, &at, &id}, func() error {
 		rows++
 		if len(id) == len(patron.ID{}) { // otherwise nobody was found
 			token := tokens[at/int64(len(crypto.Token{}))]

@@ -303,7 +303,7 @@ func TestDamagedPatrons(t *testing.T) {
 		_, err := tx.Exec("UPDATE patrons SET " + set)
 		require.NoError(t, err)
 		_, err = postgres.NewPatrons(tx).Rows(t.Context(), patron.Query{Limit: 1})
-		require.EqualError(t, err, "postgres: a patron's row is damaged", set)
+		require.EqualError(t, err, "carrel: a patron's row is damaged", set)
 		require.NoError(t, tx.Rollback())
 	}
 	// A token in the index that is not in its row.
@@ -312,7 +312,7 @@ func TestDamagedPatrons(t *testing.T) {
 	again := row
 	again.Version = 2
 	again.Tokens = append(slices.Clone(row.Tokens), crypto.Token([]byte("0123456789abcdef")))
-	require.EqualError(t, s.Write(t.Context(), batchOf(1, again)), "postgres: a patron's row is damaged")
+	require.EqualError(t, s.Write(t.Context(), batchOf(1, again)), "carrel: a patron's row is damaged")
 	_, err = db.Exec("DELETE FROM patron_indexes")
 	require.NoError(t, err)
 	_, err = s.Find(t.Context(), nil)

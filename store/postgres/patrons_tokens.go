@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/internal/packed"
 	"github.com/carrel-project/carrel/patron"
 )
 
@@ -86,7 +87,7 @@ func (w *patronWriting) owners() (map[crypto.Token]patron.ID, error) {
 	err := each(w.ctx, w.op, w.db, "SELECT t.token, t.id FROM ("+tokenInput+") i JOIN patron_tokens t ON t.token = i.token",
 		[]any{packTokensOf(list)}, []any{&token, &id}, func() error {
 			if len(token) != len(crypto.Token{}) || len(id) != len(patron.ID{}) {
-				return errDamaged
+				return packed.ErrDamaged
 			}
 			owners[crypto.Token(token)] = patron.ID(id)
 			return nil
@@ -127,7 +128,7 @@ func (w *patronWriting) insertTokens(list []tokenOf) error {
 
 func refused(x tokenOf, owner patron.ID) error {
 	if owner == x.id {
-		return errDamaged // the token is in the index and not in its row
+		return packed.ErrDamaged // the token is in the index and not in its row
 	}
 	return &patron.DuplicateError{ID: x.id}
 }
@@ -140,7 +141,7 @@ func (w *patronWriting) moveLookups() error {
 	}
 	n, err := w.index("INSERT INTO patron_lookups (token, id) SELECT i.token, i.id FROM ("+tokenInput+") i ORDER BY i.token, i.id ON CONFLICT DO NOTHING", w.lookups.added)
 	if err == nil && n != int64(len(w.lookups.added)) {
-		err = errDamaged // one is in the index and not in its row
+		err = packed.ErrDamaged // one is in the index and not in its row
 	}
 	return err
 }

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/internal/packed"
 	"github.com/carrel-project/carrel/patron"
 )
 
@@ -72,14 +74,14 @@ func newPatronBatch(b patron.Batch) (*patronBatch, error) {
 			case nil:
 				tokens[token] = w
 			case w:
-				return nil, errTokens
+				return nil, packed.ErrTokens
 			default:
 				return nil, &patron.DuplicateError{ID: w.Row.ID}
 			}
 		}
 		for j, token := range w.Row.Lookups {
 			if slices.Contains(w.Row.Lookups[:j], token) {
-				return nil, errTokens
+				return nil, packed.ErrTokens
 			}
 		}
 		f := &w.Row.Facts
@@ -167,10 +169,10 @@ func (w *patronWriting) hold() error {
 	err := each(w.ctx, w.op, w.db, `SELECT p.id, p.version, p.tokens, p.lookups FROM (`+idInput+`) i JOIN patrons p ON p.id = i.id ORDER BY p.id FOR UPDATE OF p`,
 		[]any{packIDs(writes)}, []any{&id, &version, &tokens, &lookups}, func() (err error) {
 			old := oldPatron{version: version}
-			if old.tokens, err = unpackTokens(tokens); err != nil {
+			if old.tokens, err = packed.ParseTokens(tokens); err != nil {
 				return err
 			}
-			if old.lookups, err = unpackTokens(lookups); err != nil {
+			if old.lookups, err = packed.ParseTokens(lookups); err != nil {
 				return err
 			}
 			w.old[patron.ID(id)] = old
@@ -243,7 +245,7 @@ func (w *patronWriting) replace() error {
 		return err
 	}
 	if n != int64(len(w.replaces)) {
-		return errDamaged
+		return packed.ErrDamaged
 	}
 	for _, x := range w.replaces {
 		old := w.old[x.Row.ID]
@@ -293,14 +295,19 @@ func packPatrons(writes []*patron.Write) (rows string, data []byte, err error) {
 		p := &params[i]
 		*p = patronParam{At: len(data) + 1, Version: int64(x.Old) + 1, Group: f.Group, Library: f.Library,
 			Expires: micros(f.Expires), Wish: string(f.Wish), Since: micros(f.WishSince)}
-		if p.Categories, err = packCategories(f.Categories); err != nil {
-			return "", nil, fmt.Errorf("postgres: write patrons: %w", err)
+		for _, c := range f.Categories {
+			if !utf8.ValidString(c) { // JSON would write something else in its place; a NUL byte it escapes
+				return "", nil, fmt.Errorf("postgres: write patrons: %w", errText)
+			}
 		}
-		segments, err := packSegments(row.Segments)
+		if p.Categories, err = packed.Categories(f.Categories); err != nil {
+			return "", nil, err
+		}
+		segments, err := packed.Segments(row.Segments)
 		if err != nil {
 			return "", nil, err
 		}
-		tokens, lookups := packTokens(row.Tokens), packTokens(row.Lookups)
+		tokens, lookups := packed.Tokens(row.Tokens), packed.Tokens(row.Lookups)
 		p.Tokens, p.Lookups, p.Segments = len(tokens), len(lookups), len(segments)
 		data = append(data, row.ID[:]...)
 		data = append(append(append(data, tokens...), lookups...), segments...)

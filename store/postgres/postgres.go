@@ -1,7 +1,7 @@
 // Package postgres keeps in PostgreSQL what store/sqlite keeps in a file: for library systems with millions of records, and with several machines.
 //
 // Open the database with the driver of your choice (pgx with its stdlib package is what carrel is tested with), bring the schema up to date with the files in [Migrations], and hand the
-// [*sql.DB] to the stores: [NewPatrons], [NewKeys], [NewGrants], [NewLog], [NewLockouts].
+// [*sql.DB] to the stores: [New] for circulation, [NewPatrons], [NewKeys], [NewGrants], [NewLog], [NewLockouts].
 //
 // The tables want a schema of their own: their names are short. Name it in search_path, in the connection string or for the role that the program connects as.
 //

@@ -78,6 +78,9 @@ func (c *Circulation) AddHold(ctx context.Context, h circulation.Hold) error {
 			return err
 		}
 		_, err = t.exec("INSERT INTO holds (person, ref, until) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET until = ?3", p, h.Ref, micros(h.Until))
+		if err == nil {
+			_, err = t.exec("UPDATE persons SET stirred = 1 WHERE p = ?", p)
+		}
 		return err
 	})
 }
@@ -87,7 +90,13 @@ func (c *Circulation) ReleaseHold(ctx context.Context, borrower circulation.Borr
 	released := false
 	err := c.write(ctx, "release a hold", func(t *tx) error {
 		n, err := t.exec("DELETE FROM holds WHERE person = (SELECT p FROM persons WHERE borrower = ?) AND ref = ?", string(borrower), ref)
-		released = n > 0
+		if err != nil {
+			return err
+		}
+		if released = n > 0; !released {
+			return t.fresh(string(borrower))
+		}
+		_, err = t.exec("UPDATE persons SET stirred = 1 WHERE borrower = ?", string(borrower))
 		return err
 	})
 	return released && err == nil, err

@@ -1,6 +1,10 @@
 package sqlite
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/carrel-project/carrel/anonymize"
+)
 
 // How newer loans are counted.
 //
@@ -55,7 +59,7 @@ func (s *saving) uncount(r found, values []any, ofPerson, ofItem bool) error {
 			if _, err := s.exec(olderOfItem, item, start, unknownStart); err != nil {
 				return err
 			}
-			if _, err := s.exec("UPDATE items SET loans = loans - 1 WHERE item = ?", item); err != nil {
+			if _, err := s.exec("UPDATE items SET loans = loans - 1"+s.stir(anonymize.NeedNewerOfItem)+" WHERE item = ?", item); err != nil {
 				return err
 			}
 		}
@@ -67,6 +71,15 @@ func (s *saving) uncount(r found, values []any, ofPerson, ofItem bool) error {
 	s.recount.items = append(s.recount.items, r.n)
 	_, err := s.exec("UPDATE links SET item_seq = NULL WHERE n = ?", r.n)
 	return err
+}
+
+// stir says, in an UPDATE, that loans sleep no longer than until the next sweep, if the plan in force asks how many newer ones there are. A later plan
+// that does is another one, and under that everything is read in any case.
+func (s *saving) stir(need anonymize.Needs) string {
+	if s.needs&need == 0 {
+		return ""
+	}
+	return ", stirred = 1"
 }
 
 // blocks are the blocks of the index links_person that hold loans.
@@ -121,7 +134,7 @@ func (s *saving) countPersons() error {
 	if _, err := s.exec("UPDATE links SET seq = x.seq FROM ("+numbered+") x WHERE links.n = x.n AND links.seq IS NOT x.seq", waiting...); err != nil {
 		return err
 	}
-	_, err := s.exec(`UPDATE persons SET loans = loans + x.more
+	_, err := s.exec(`UPDATE persons SET loans = loans + x.more`+s.stir(anonymize.NeedNewerByBorrower)+`
 		FROM (SELECT person, count(*) AS more FROM `+waitingPersons+` GROUP BY person) x WHERE p = x.person`, waiting[:2]...)
 	return err
 }
@@ -163,7 +176,7 @@ func (s *saving) countItems() error {
 	if _, err := s.exec("UPDATE links SET item_seq = x.seq FROM ("+numbered+") x WHERE links.n = x.n AND links.item_seq IS NOT x.seq", waiting...); err != nil {
 		return err
 	}
-	_, err := s.exec(`UPDATE items SET loans = loans + x.more
+	_, err := s.exec(`UPDATE items SET loans = loans + x.more`+s.stir(anonymize.NeedNewerOfItem)+`
 		FROM (SELECT item AS waiting, count(*) AS more FROM `+waitingItems+` GROUP BY item) x WHERE item = x.waiting`, waiting[:2]...)
 	return err
 }

@@ -52,6 +52,14 @@ func (t *tx) finish() error {
 	if _, err := t.exec("UPDATE changes SET unfinished = 0"); err != nil {
 		return err
 	}
+	// That a borrower and an item are stirred may be because of a loan that was unlinked.
+	p, err := t.plan()
+	if err != nil {
+		return err
+	}
+	if err := t.settle(p); err != nil {
+		return err
+	}
 	_, err = t.exec(`
 		DELETE FROM persons WHERE listed = 0
 		AND p NOT IN (SELECT person FROM links WHERE person IS NOT NULL)

@@ -218,23 +218,13 @@ func (l *Lockouts) Hold(ctx context.Context, now time.Time, name lockout.Name, u
 				ON CONFLICT (key) DO UPDATE SET until = excluded.until, expires = excluded.expires`, key[:], until.UnixMicro())
 			return err
 		}
-		first, last := keysOf(name)
+		first, last := name.Range()
 		_, err := change(ctx, l.db, "unlock an account", `UPDATE lockouts SET start = ?1, earlier = 0, until = 0,
 			failed = CASE WHEN lease > ?1 THEN open + older WHEN lease + ?2 > ?1 THEN open ELSE 0 END,
 			open = iif(lease > ?1, open, 0), older = CASE WHEN lease > ?1 THEN older WHEN lease + ?2 > ?1 THEN open ELSE 0 END,
 			lease = iif(lease <= ?1 AND lease + ?2 > ?1, lease + ?2, lease) WHERE key BETWEEN ?3 AND ?4`, now.UnixMicro(), lockout.MaxCheck.Microseconds(), first[:], last[:])
 		return err
 	})
-}
-
-// keysOf returns the first and the last key that a name can have.
-func keysOf(name lockout.Name) (first, last lockout.Key) {
-	copy(first[:], name[:])
-	copy(last[:], name[:])
-	for i := len(name); i < len(last); i++ {
-		last[i] = 0xff
-	}
-	return first, last
 }
 
 var lastName = lockout.Name{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
@@ -246,9 +236,9 @@ func (l *Lockouts) States(ctx context.Context, _ time.Time, q lockout.Query) (pa
 	const op = "read guesses"
 	var first, last lockout.Key
 	if q.Name != nil {
-		first, last = keysOf(*q.Name)
+		first, last = q.Name.Range()
 	} else {
-		_, last = keysOf(lastName)
+		_, last = lastName.Range()
 	}
 	compare := ">="
 	if q.Cursor != "" {
@@ -326,7 +316,7 @@ func (l *Lockouts) prune(ctx context.Context, now time.Time) {
 		var last []byte
 		err := l.db.QueryRowContext(ctx, "SELECT key FROM lockouts WHERE key > ? ORDER BY key LIMIT 1 OFFSET ?", l.after[:], some).Scan(&last)
 		if err != nil { // there are not so many more
-			_, end := keysOf(lastName)
+			_, end := lastName.Range()
 			last = end[:]
 		}
 		_, cerr := change(ctx, l.db, "prune guesses", "DELETE FROM lockouts WHERE key > ? AND key <= ? AND expires <= ?", l.after[:], last, now.UnixMicro())

@@ -390,6 +390,9 @@ func TestLockoutsKilledAtAnyTime(t *testing.T) {
 			}
 			p.killed()
 		}
+		if len(counted) <= n { // a busy machine
+			within = min(2*within, 2*time.Second)
+		}
 	}
 	guard, err := lockout.New(store, lockout.Config{Key: c.key})
 	require.NoError(t, err)

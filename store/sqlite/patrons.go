@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/internal/packed"
 	"github.com/carrel-project/carrel/patron"
 )
 
@@ -47,21 +48,21 @@ func (r *patronRow) dest() []any {
 func (r *patronRow) read() (row patron.Row, err error) {
 	row = r.row
 	if len(r.id) != len(row.ID) || r.version < 1 || r.indexed < 0 {
-		return patron.Row{}, errDamaged
+		return patron.Row{}, packed.ErrDamaged
 	}
 	copy(row.ID[:], r.id)
 	row.Version, row.Indexed = uint64(r.version), uint64(r.indexed)
 	row.Facts.Expires, row.Facts.WishSince = instant(r.expires), instant(r.since)
-	if row.Facts.Categories, err = unpackCategories(r.categories); err != nil {
+	if row.Facts.Categories, err = packed.ParseCategories(r.categories); err != nil {
 		return patron.Row{}, err
 	}
-	if row.Tokens, err = unpackTokens(r.tokens); err != nil {
+	if row.Tokens, err = packed.ParseTokens(r.tokens); err != nil {
 		return patron.Row{}, err
 	}
-	if row.Lookups, err = unpackTokens(r.lookups); err != nil {
+	if row.Lookups, err = packed.ParseTokens(r.lookups); err != nil {
 		return patron.Row{}, err
 	}
-	if row.Segments, err = unpackSegments(r.segments); err != nil {
+	if row.Segments, err = packed.ParseSegments(r.segments); err != nil {
 		return patron.Row{}, err
 	}
 	return row, nil
@@ -89,7 +90,7 @@ func (p *Patrons) Find(ctx context.Context, tokens []crypto.Token) (patron.Found
 	var id []byte
 	var newest, at int64
 	rows := 0
-	err := each(ctx, "find patrons", p.db, findPatrons, []any{packTokens(tokens), mostOwners}, []any{&newest, &at, &id}, func() error {
+	err := each(ctx, "find patrons", p.db, findPatrons, []any{packed.Tokens(tokens), mostOwners}, []any{&newest, &at, &id}, func() error {
 		rows++
 		if len(id) == len(patron.ID{}) { // otherwise nobody was found
 			token := tokens[at/int64(len(crypto.Token{}))]
@@ -237,24 +238,24 @@ func newPatronWriting(b patron.Batch) (*patronWriting, error) {
 			case nil:
 				tokens[token] = in
 			case in:
-				return nil, errTokens
+				return nil, packed.ErrTokens
 			default:
 				return nil, &patron.DuplicateError{ID: in.Row.ID}
 			}
 		}
 		for j, token := range in.Row.Lookups {
 			if slices.Contains(in.Row.Lookups[:j], token) {
-				return nil, errTokens
+				return nil, packed.ErrTokens
 			}
 		}
 		var err error
-		if out.categories, err = packCategories(in.Row.Facts.Categories); err != nil {
+		if out.categories, err = packed.Categories(in.Row.Facts.Categories); err != nil {
 			return nil, errors.New("sqlite: the categories cannot be written")
 		}
-		if out.segments, err = packSegments(in.Row.Segments); err != nil {
+		if out.segments, err = packed.Segments(in.Row.Segments); err != nil {
 			return nil, err
 		}
-		out.tokens, out.lookups = packTokens(in.Row.Tokens), packTokens(in.Row.Lookups)
+		out.tokens, out.lookups = packed.Tokens(in.Row.Tokens), packed.Tokens(in.Row.Lookups)
 	}
 	slices.SortFunc(w.writes, func(a, b patronWrite) int {
 		return cmp.Or(cmp.Compare(place(a.Row.ID), place(b.Row.ID)), bytes.Compare(a.Row.ID[:], b.Row.ID[:]))
@@ -321,10 +322,10 @@ func (w *patronWriting) find(x *patronWrite) error {
 	if uint64(version) != x.Old {
 		return &patron.ConflictError{ID: x.Row.ID}
 	}
-	if x.oldTokens, err = unpackTokens(tokens); err != nil {
+	if x.oldTokens, err = packed.ParseTokens(tokens); err != nil {
 		return err
 	}
-	x.oldLookups, err = unpackTokens(lookups)
+	x.oldLookups, err = packed.ParseTokens(lookups)
 	return err
 }
 
@@ -446,7 +447,7 @@ func (w *patronWriting) addTokens(insert string, added []tokenOf, refused func(*
 				return err
 			}
 		}
-		return fmt.Errorf("%w: %s", errDamaged, "a token is in the index and not in its row")
+		return fmt.Errorf("%w: %s", packed.ErrDamaged, "a token is in the index and not in its row")
 	}
 	return nil
 }

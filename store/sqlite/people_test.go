@@ -15,6 +15,7 @@ import (
 
 	"github.com/carrel-project/carrel/access"
 	"github.com/carrel-project/carrel/audit"
+	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/patron"
 	"github.com/carrel-project/carrel/store/sqlite"
@@ -94,7 +95,7 @@ func openPeople(path string) (*installation, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys, err := crypto.OpenKeyring(context.Background(), crypto.Config{Path: path + ".keys", KEK: countedKEK{kek, path + ".calls"}, Store: sqlite.NewKeys(db), CacheTTL: time.Second})
+	keys, err := crypto.OpenKeyring(context.Background(), crypto.Config{Path: path + ".keys", KEK: countedKEK{kek, path + ".calls"}, Store: sqlite.NewKeys(db), Tokens: sqlite.New(db), CacheTTL: time.Second})
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +122,16 @@ func newPeople(t testing.TB) (*installation, string) {
 	require.NoError(t, db.Close())
 	install(t, path)
 	return people(t, path), path
+}
+
+// afterwards returns the keyring as a program has it open so much later.
+func afterwards(t testing.TB, i *installation, path string, d time.Duration) *crypto.Keyring {
+	kek, err := crypto.OpenKEK(path + ".kek")
+	require.NoError(t, err)
+	k, err := crypto.OpenKeyring(t.Context(), crypto.Config{Path: path + ".keys", KEK: kek, Store: sqlite.NewKeys(i.db), Tokens: sqlite.New(i.db),
+		Now: func() time.Time { return time.Now().Add(d) }})
+	require.NoError(t, err)
+	return k
 }
 
 // somebody is a profile with nine segments and three identifiers.
@@ -154,6 +165,56 @@ func fillPeople(t testing.TB, i *installation, n int) {
 	done, err := i.dir.Import(t.Context(), anybody, patron.Source{}, crowdOf(0, n), nil)
 	require.NoError(t, err)
 	require.Equal(t, n, done.Added)
+}
+
+// borrow gives each of the first n a loan with a note.
+func borrow(t *testing.T, i *installation, n int) {
+	borrowers, err := i.keys.Pseudonyms(patron.Borrowers)
+	require.NoError(t, err)
+	texts, err := i.keys.Pseudonyms(patron.Texts)
+	require.NoError(t, err)
+	_, err = sqlite.New(i.db).Save(t.Context(), func(yield func(circulation.Entry, error) bool) {
+		for j := range n {
+			b, err := borrowers.Token(fmt.Sprint("user", j))
+			if err == nil {
+				var note string
+				note, err = texts.Token(fmt.Sprint("note", j))
+				if !yield(circulation.Loan{ID: fmt.Sprint("l", j), Borrower: circulation.Borrower(b), Note: note}, err) {
+					return
+				}
+			}
+		}
+	})
+	require.NoError(t, err)
+}
+
+// borrowersAreKnown checks that the tokens of all records open, and are of one epoch: that which the store says.
+func borrowersAreKnown(t *testing.T, path string, n int) {
+	i, err := openPeople(path)
+	require.NoError(t, err)
+	defer i.db.Close()
+	epoch, err := sqlite.New(i.db).TokenEpoch(t.Context())
+	require.NoError(t, err)
+	for name, query := range map[string]string{patron.Borrowers: "SELECT borrower FROM persons", patron.Texts: "SELECT value FROM personal"} {
+		p, err := i.keys.Pseudonyms(name)
+		require.NoError(t, err)
+		rows, err := i.db.Query(query)
+		require.NoError(t, err)
+		all := map[string]bool{}
+		for rows.Next() {
+			var token string
+			require.NoError(t, rows.Scan(&token))
+			reference, err := p.Open(token)
+			require.NoError(t, err)
+			all[reference.Reveal()] = true
+			of, ok := crypto.TokenEpoch(token)
+			require.True(t, ok)
+			require.Equal(t, epoch, of)
+		}
+		require.NoError(t, rows.Err())
+		require.NoError(t, rows.Close())
+		require.Len(t, all, n)
+	}
 }
 
 // allSealed returns the sealed bytes of every patron, by ID.

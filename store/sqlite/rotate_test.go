@@ -67,7 +67,7 @@ func killed(t *testing.T, path, do string, kills int, within time.Duration, betw
 	return in
 }
 
-// A rotation that is killed again and again loses nobody, rewrites no data and hardly asks the KEK. CARREL_TEST_LONG has
+// A rotation that is killed again and again loses nobody, rewrites no data and hardly asks the KEK; and all that time the tokens of the records are of one epoch. CARREL_TEST_LONG has
 // 100,000 keys, each of a patron, and 40 kills.
 func TestRotationKilled(t *testing.T) {
 	patrons, kills := 3_000, 6
@@ -81,6 +81,8 @@ func TestRotationKilled(t *testing.T) {
 	fillPeople(t, i, patrons)
 	before := allSealed(t, i.db)
 	require.Len(t, before, patrons)
+	borrow(t, i, patrons)
+	require.NoError(t, i.keys.SetSchedule(t.Context(), crypto.Schedule{Horizon: 24 * time.Hour}))
 	require.NoError(t, os.Remove(path+".calls"))
 	require.NoError(t, i.db.Close())
 
@@ -89,7 +91,7 @@ func TestRotationKilled(t *testing.T) {
 		require.NoError(t, err)
 		return len(data)
 	}
-	in := killed(t, path, "rotate", kills, time.Duration(patrons)*8*time.Microsecond+60*time.Millisecond, nil)
+	in := killed(t, path, "rotate", kills, time.Duration(patrons)*25*time.Microsecond+60*time.Millisecond, func() { borrowersAreKnown(t, path, patrons) })
 	n := calls()
 	t.Logf("%d of %d kills in time; %d calls of the KEK in %d processes for %d keys", in, kills, n, kills+1, patrons)
 	if patrons >= 100_000 {
@@ -101,6 +103,10 @@ func TestRotationKilled(t *testing.T) {
 	s, err := i.keys.Status()
 	require.NoError(t, err)
 	require.False(t, s.Rotating)
+	r, err := afterwards(t, i, path, 48*time.Hour).Tend(t.Context(), nil)
+	require.NoError(t, err)
+	require.Len(t, r.Ended, len(s.Epochs)-1, "all others have ended")
+	borrowersAreKnown(t, path, patrons)
 	var older int
 	require.NoError(t, i.db.QueryRowContext(t.Context(), "SELECT count(*) FROM subject_keys WHERE epoch < ?", s.Epochs[len(s.Epochs)-1].Number).Scan(&older))
 	require.Zero(t, older)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/carrel-project/carrel/anonymize"
 	"github.com/carrel-project/carrel/circulation"
 )
 
@@ -62,6 +63,7 @@ type saving struct {
 	waiting  map[circulation.Pointer]bool   // the same by ID
 	newLoans int64                          // numbers from here on are loans that this Save added
 	recount  recount                        // loans to be counted anew
+	needs    anonymize.Needs                // of the plan in force: whether newer loans wake older ones
 }
 
 func (s *saving) begin() error {
@@ -70,7 +72,12 @@ func (s *saving) begin() error {
 		s.serials[circulation.Kind(kind)] = last
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	s.newLoans = firstOf(circulation.KindLoan) + s.serials[circulation.KindLoan] + 1
+	p, err := s.plan()
+	s.needs = p.needs
 	return err
 }
 
@@ -266,6 +273,9 @@ func (t *tx) person(b circulation.Borrower) (p int64, err error) {
 // newPerson gives a borrower a number, who has none. It is random for the same reason as a serial: in order of first sight
 // it would tell persons by their first loans.
 func (t *tx) newPerson(b circulation.Borrower) (p int64, err error) {
+	if err := t.fresh(string(b)); err != nil {
+		return 0, err
+	}
 	const numbers = 1 << 40
 	for {
 		p = 1 + rand.Int64N(numbers)
@@ -373,6 +383,9 @@ func (s *saving) beside(n int64, companions []companion, texts []circulation.Tex
 		}
 	}
 	for _, x := range texts {
+		if err := s.fresh(x.Value); err != nil {
+			return err
+		}
 		if _, err := s.exec("INSERT INTO personal (n, field, value) VALUES (?, ?, ?)", n, int64(x.Field), x.Value); err != nil {
 			return err
 		}
@@ -389,13 +402,13 @@ func (s *saving) tie(n int64, ties []int64) error {
 	return nil
 }
 
-// touch gives the loans of a fee a new version: rules look at their fees.
+// touch gives the loans of a fee a new version, and wakes them: rules look at their fees.
 func (s *saving) touch(kind circulation.Kind, ties []int64) error {
 	if kind != circulation.KindFee {
 		return nil
 	}
 	for _, loan := range ties {
-		if _, err := s.exec("UPDATE links SET version = ? WHERE n = ?", s.change, loan); err != nil {
+		if _, err := s.exec("UPDATE links SET version = ?, plan = 0 WHERE n = ?", s.change, loan); err != nil {
 			return err
 		}
 	}
@@ -429,7 +442,7 @@ func (r found) same(values []any, person any, ties []int64) bool {
 	return slices.Equal(values, r.values) && person == r.person && joinNumbers(ties) == r.ties
 }
 
-// refresh gives a record that has a link new facts, another borrower and other ties, and a new version.
+// refresh gives a record that has a link new facts, another borrower and other ties, and a new version, and wakes it.
 func (s *saving) refresh(f circulation.Facts, r found, values []any, person any, ties []int64) error {
 	if f.Kind == circulation.KindLoan {
 		sameStart := values[columnStarted] == r.values[columnStarted]
@@ -443,7 +456,7 @@ func (s *saving) refresh(f circulation.Facts, r found, values []any, person any,
 			return err
 		}
 	}
-	if _, err := s.exec("UPDATE links SET person = ?, version = ? WHERE n = ?", person, s.change, r.n); err != nil {
+	if _, err := s.exec("UPDATE links SET person = ?, version = ?, plan = 0 WHERE n = ?", person, s.change, r.n); err != nil {
 		return err
 	}
 	if joinNumbers(ties) != r.ties {

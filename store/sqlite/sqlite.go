@@ -48,6 +48,7 @@ type Circulation struct {
 var (
 	_ anonymize.Store    = (*Circulation)(nil)
 	_ anonymize.Finisher = (*Circulation)(nil)
+	_ anonymize.Deferrer = (*Circulation)(nil)
 )
 
 // New returns the store in db. It neither creates nor migrates tables.
@@ -65,8 +66,17 @@ func (c *Circulation) WithTrail(trail *audit.Trail, by audit.Event) *Circulation
 
 // write runs f in a transaction and numbers the change, which as the first statement also takes the write lock.
 func (c *Circulation) write(ctx context.Context, op string, f func(*tx) error) error {
+	return c.numbered(ctx, op, "UPDATE changes SET last = last + 1, unfinished = unfinished + 1", f)
+}
+
+// aside is write for what concerns sweeps alone: it leaves nothing behind that Finish would have to clear up.
+func (c *Circulation) aside(ctx context.Context, op string, f func(*tx) error) error {
+	return c.numbered(ctx, op, "UPDATE changes SET last = last + 1", f)
+}
+
+func (c *Circulation) numbered(ctx context.Context, op, number string, f func(*tx) error) error {
 	return transact(ctx, c.db, op, func(t *tx) error {
-		n, err := t.exec("UPDATE changes SET last = last + 1, unfinished = unfinished + 1")
+		n, err := t.exec(number)
 		if err != nil {
 			return err
 		}
@@ -86,7 +96,8 @@ type tx struct {
 	op     string
 	db     DB
 	stmts  map[string]*sql.Stmt
-	change int64 // the number of this change to the store
+	change int64  // the number of this change to the store
+	tokens uint32 // the epoch of the store's tokens; 0: not asked yet
 }
 
 func (t *tx) close() {

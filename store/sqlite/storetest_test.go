@@ -25,7 +25,7 @@ func hands(t testing.TB) storetest.Circulation {
 			_, err := s.SaveAccounts(ctx, all(a))
 			return err
 		},
-		AddHold:  s.AddHold,
+		AddHold: s.AddHold, ReleaseHold: s.ReleaseHold,
 		Receipts: s.Receipts,
 		Dump: func(context.Context) (string, error) {
 			return dump(t, db) + pointers(t, db), nil

@@ -5,15 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"maps"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/carrel-project/carrel/anonymize"
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/circulation"
+	"github.com/carrel-project/carrel/internal/receipt"
 )
 
 // errSome says that not all targets could be unlinked, so that it has to be found out which.
@@ -40,7 +38,7 @@ func (c *Circulation) Unlink(ctx context.Context, b anonymize.Batch) ([]string, 
 			if err := t.unlink(b, rest, conflicts); err != nil || c.trail == nil {
 				return err
 			}
-			entry, err := c.trail.Prepare(ctx, swept(c.by, b.Receipt(conflicts)))
+			entry, err := c.trail.Prepare(ctx, receipt.Event(c.by, b.Receipt(conflicts)))
 			if err != nil {
 				return err
 			}
@@ -55,19 +53,6 @@ func (c *Circulation) Unlink(ctx context.Context, b anonymize.Batch) ([]string, 
 		return nil, err
 	}
 	return conflicts, nil
-}
-
-// swept is a receipt as an event. It names the policy, the rules and numbers, and like the receipt no record and no person.
-func swept(by audit.Event, r anonymize.Receipt) audit.Event {
-	by.Time, by.Action, by.Outcome, by.Count, by.Kind = time.Now(), audit.Sweep, audit.Done, r.Unlinked, r.Kind
-	by.Object = fmt.Sprintf("%s, revision %d, %s", r.Policy.ID, r.Policy.Revision, r.Policy.Digest)
-	for _, rule := range slices.Sorted(maps.Keys(r.ByRule)) {
-		by.Tally = append(by.Tally, audit.Tally{Name: rule, Count: r.ByRule[rule]})
-	}
-	if r.Conflicts > 0 {
-		by.Why = "conflicts " + strconv.Itoa(r.Conflicts)
-	}
-	return by
 }
 
 // A target is a record to unlink and what its version says.
@@ -156,11 +141,11 @@ func (t *tx) unlink(b anonymize.Batch, targets []target, conflicts []string) err
 			return err
 		}
 	}
-	receipt, err := json.Marshal(b.Receipt(conflicts))
+	body, err := json.Marshal(b.Receipt(conflicts))
 	if err != nil {
 		return err
 	}
-	_, err = t.exec("INSERT INTO receipts (body) VALUES (?)", string(receipt))
+	_, err = t.exec("INSERT INTO receipts (body) VALUES (?)", string(body))
 	return err
 }
 

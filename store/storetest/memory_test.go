@@ -22,7 +22,7 @@ func inMemory() storetest.Circulation {
 			_, err := s.SaveAccounts(ctx, each([]circulation.Account{a}))
 			return err
 		},
-		AddHold:  s.AddHold,
+		AddHold: s.AddHold, ReleaseHold: s.ReleaseHold,
 		Receipts: s.Receipts,
 		Dump:     s.Dump,
 	}

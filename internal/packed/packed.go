@@ -1,4 +1,6 @@
-package sqlite
+// Package packed is how the stores of this module write what a patron has several of into one column each: byte for byte the same in all of them, so that rows can be
+// copied from one to another.
+package packed
 
 import (
 	"encoding/binary"
@@ -13,14 +15,15 @@ import (
 // Segments and tokens of a patron are packed into one column each: a patron is read and written whole, and nine rows
 // of a table beside it cost ten times what one does.
 
+// What can be wrong with a row, or with what is to become one.
 var (
-	errDamaged  = errors.New("sqlite: a patron's row is damaged")
-	errSegments = errors.New("sqlite: a patron has a segment twice")
-	errTokens   = errors.New("sqlite: a patron has a token twice")
+	ErrDamaged  = errors.New("carrel: a patron's row is damaged")
+	ErrSegments = errors.New("carrel: a patron has a segment twice")
+	ErrTokens   = errors.New("carrel: a patron has a token twice")
 )
 
-// packSegments writes each segment as its number in one byte, its revision and length as unsigned varints, and its bytes.
-func packSegments(list []patron.SealedSegment) ([]byte, error) {
+// Segments writes each segment as its number in one byte, its revision and length as unsigned varints, and its bytes.
+func Segments(list []patron.SealedSegment) ([]byte, error) {
 	size := 0
 	for i := range list {
 		size += 1 + 2*binary.MaxVarintLen64 + len(list[i].Data)
@@ -30,7 +33,7 @@ func packSegments(list []patron.SealedSegment) ([]byte, error) {
 	for i := range list {
 		s := &list[i]
 		if seen[s.Segment] {
-			return nil, errSegments
+			return nil, ErrSegments
 		}
 		seen[s.Segment] = true
 		b = append(b, byte(s.Segment))
@@ -41,20 +44,20 @@ func packSegments(list []patron.SealedSegment) ([]byte, error) {
 	return b, nil
 }
 
-// unpackSegments reads what packSegments writes, and nothing else. The segments share the memory of b, but cannot grow
+// ParseSegments reads what Segments writes, and nothing else. The segments share the memory of b, but cannot grow
 // into each other.
-func unpackSegments(b []byte) (list []patron.SealedSegment, err error) {
+func ParseSegments(b []byte) (list []patron.SealedSegment, err error) {
 	var seen [256]bool
 	for len(b) > 0 {
 		number := b[0]
 		revision, rest, ok := uvarint(b[1:])
 		if !ok || seen[number] {
-			return nil, errDamaged
+			return nil, ErrDamaged
 		}
 		seen[number] = true
 		length, rest, ok := uvarint(rest)
 		if !ok || length > uint64(len(rest)) {
-			return nil, errDamaged
+			return nil, ErrDamaged
 		}
 		list = append(list, patron.SealedSegment{Segment: access.Segment(number), Revision: revision, Data: rest[:length:length]})
 		b = rest[length:]
@@ -71,7 +74,8 @@ func uvarint(b []byte) (v uint64, rest []byte, ok bool) {
 	return v, b[n:], true
 }
 
-func packTokens(list []crypto.Token) []byte {
+// Tokens writes tokens one after the other.
+func Tokens(list []crypto.Token) []byte {
 	b := make([]byte, 0, len(list)*len(crypto.Token{}))
 	for i := range list {
 		b = append(b, list[i][:]...)
@@ -79,10 +83,11 @@ func packTokens(list []crypto.Token) []byte {
 	return b
 }
 
-func unpackTokens(b []byte) ([]crypto.Token, error) {
+// ParseTokens reads what Tokens writes.
+func ParseTokens(b []byte) ([]crypto.Token, error) {
 	const size = len(crypto.Token{})
 	if len(b)%size != 0 {
-		return nil, errDamaged
+		return nil, ErrDamaged
 	}
 	list := make([]crypto.Token, len(b)/size)
 	for i := range list {
@@ -91,7 +96,8 @@ func unpackTokens(b []byte) ([]crypto.Token, error) {
 	return list, nil
 }
 
-func packCategories(list []string) (string, error) {
+// Categories writes a JSON array; nothing when there are none.
+func Categories(list []string) (string, error) {
 	if len(list) == 0 {
 		return "", nil
 	}
@@ -99,9 +105,10 @@ func packCategories(list []string) (string, error) {
 	return string(b), err
 }
 
-func unpackCategories(s string) (list []string, err error) {
+// ParseCategories reads what Categories writes.
+func ParseCategories(s string) (list []string, err error) {
 	if s != "" && json.Unmarshal([]byte(s), &list) != nil {
-		return nil, errDamaged
+		return nil, ErrDamaged
 	}
 	return list, nil
 }
