@@ -20,11 +20,13 @@ const (
 	Reindex            // rebuild the look-up index
 	Review             // review the break-glass uses of others
 	Report             // read in the audit trail who did what
+	Erase              // forget a patron for good
+	Restrict           // keep others from a patron's record, lift that, and work with it meanwhile
 )
 
-const actCount = 9
+const actCount = 11
 
-var actWords = [actCount]string{"create", "change", "import", "export", "resolve", "find", "reindex", "review", "report"}
+var actWords = [actCount]string{"create", "change", "import", "export", "resolve", "find", "reindex", "review", "report", "erase", "restrict"}
 
 // String returns the word for the act, or act(n) for none that exists.
 func (a Act) String() string {

@@ -278,6 +278,20 @@ func (k *Keyring) Shred(ctx context.Context, subjects ...Subject) error {
 	return errors.Join(errors.Join(failed...), k.remember(ctx))
 }
 
+// Forgotten reports whether a subject was shredded, by this process or another.
+func (k *Keyring) Forgotten(ctx context.Context, subject Subject) (bool, error) {
+	if err := checkSubject(subject); err != nil {
+		return false, err
+	}
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if _, err := k.ledger.refresh(); err != nil {
+		return false, err
+	}
+	return k.ledger.has(subject), nil
+}
+
 func (k *Keyring) destroy(ctx context.Context, subject Subject) error {
 	k.cache.kill(subject)
 	return k.store.DeleteKey(ctx, subject)
