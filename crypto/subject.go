@@ -278,6 +278,23 @@ func (k *Keyring) Shred(ctx context.Context, subjects ...Subject) error {
 	return errors.Join(errors.Join(failed...), k.remember(ctx))
 }
 
+// Forgotten reports whether a subject was shredded, in this process or another: it has a tombstone in the erasure ledger, which is read anew.
+// What a backup brought back of such a subject is to be deleted again.
+//
+// Errors: [ErrLedger]; that of ctx.
+func (k *Keyring) Forgotten(ctx context.Context, subject Subject) (bool, error) {
+	if err := checkSubject(subject); err != nil {
+		return false, err
+	}
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if _, err := k.ledger.refresh(); err != nil {
+		return false, err
+	}
+	return k.ledger.has(subject), nil
+}
+
 func (k *Keyring) destroy(ctx context.Context, subject Subject) error {
 	k.cache.kill(subject)
 	return k.store.DeleteKey(ctx, subject)
