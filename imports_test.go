@@ -78,6 +78,7 @@ var (
 	testOnly = []string{"internal/histories", "internal/oracle", "internal/pgtest"}
 
 	commandModules = []string{
+		"filippo.io/age",
 		"github.com/jackc/pgx/v5",
 		"github.com/pressly/goose/v3",
 		"github.com/riverqueue/river",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -110,6 +111,40 @@ func TestShredWhileReading(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, rounds/2, r.Shredded)
 	require.Len(t, store.dump(), 2, "the marks")
+}
+
+// TestForgotten: whoever was shredded is known to be, also to a process that had the ledger before, and whether they ever had a key or not.
+func TestForgotten(t *testing.T) {
+	ctx := context.Background()
+	h := newHouse(t)
+	store := newMemory()
+	here, there := h.open(store), h.open(nil)
+	require.NoError(t, here.CreateKeys(ctx, "one", "other"))
+	is := func(k *Keyring, s Subject) bool {
+		forgotten, err := k.Forgotten(ctx, s)
+		require.NoError(t, err)
+		return forgotten
+	}
+	require.False(t, is(here, "one"))
+	require.False(t, is(there, "one"))
+	require.NoError(t, here.Shred(ctx, "one", "nobody"))
+	for _, k := range []*Keyring{here, there, h.open(store)} {
+		require.True(t, is(k, "one"))
+		require.True(t, is(k, "nobody"))
+		require.False(t, is(k, "other"))
+	}
+
+	for _, bad := range []Subject{"", mark, noted} {
+		_, err := here.Forgotten(ctx, bad)
+		require.Error(t, err)
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err := here.Forgotten(ended, "one")
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, os.Remove(ledgerPath(here.path)))
+	_, err = here.Forgotten(ctx, "other")
+	require.ErrorIs(t, err, ErrLedger, "who was forgotten is not known")
 }
 
 // TestRestoredBackup: shredded patrons stay away when the whole database comes back.

@@ -278,7 +278,10 @@ func (k *Keyring) Shred(ctx context.Context, subjects ...Subject) error {
 	return errors.Join(errors.Join(failed...), k.remember(ctx))
 }
 
-// Forgotten reports whether a subject was shredded, by this process or another.
+// Forgotten reports whether a subject was shredded, in this process or another: it has a tombstone in the erasure ledger, which is read anew.
+// What a backup brought back of such a subject is to be deleted again.
+//
+// Errors: [ErrLedger]; that of ctx.
 func (k *Keyring) Forgotten(ctx context.Context, subject Subject) (bool, error) {
 	if err := checkSubject(subject); err != nil {
 		return false, err

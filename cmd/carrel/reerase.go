@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+
+	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/patron"
+)
+
+// reerase erases once more whom a backup brought back although they were forgotten since: their keys, and their rows among the patrons. It returns how many people
+// that were. It can be interrupted and called again.
+func (d *database) reerase(ctx context.Context, keys *crypto.Keyring) (n int, err error) {
+	found := map[crypto.Subject]bool{}
+	forgotten := func(subject crypto.Subject) (bool, error) {
+		is, err := keys.Forgotten(ctx, subject)
+		if is {
+			found[subject] = true
+		}
+		return is, keyProblem(err)
+	}
+	if err := d.reeraseKeys(ctx, keys, forgotten); err != nil {
+		return len(found), err
+	}
+	return len(found), d.reerasePatrons(ctx, forgotten)
+}
+
+// reerased is how many are looked at in one go.
+const reerased = 1000
+
+// reeraseKeys deletes keys that have a tombstone, of whatever epoch they are: a rotation finds those of earlier ones only.
+func (d *database) reeraseKeys(ctx context.Context, keys *crypto.Keyring, forgotten func(crypto.Subject) (bool, error)) error {
+	for after := ""; ; {
+		page, err := d.keySubjects(ctx, after)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		var again []crypto.Subject
+		for _, subject := range page {
+			is, err := forgotten(subject)
+			if err != nil {
+				return err
+			}
+			if is {
+				again = append(again, subject)
+			}
+		}
+		// It has a tombstone already; this destroys the key, and has the database know how long the ledger is by now.
+		if err := keys.Shred(ctx, again...); err != nil {
+			return keyProblem(err)
+		}
+		after = string(page[len(page)-1])
+	}
+}
+
+// keySubjects returns patrons' IDs that have a key: the keyring keeps keys of its own there, too.
+func (d *database) keySubjects(ctx context.Context, after string) (page []crypto.Subject, err error) {
+	rows, err := d.db.QueryContext(ctx, "SELECT subject FROM subject_keys WHERE length(subject) = 36 AND subject > $1 ORDER BY subject LIMIT $2", after, reerased)
+	if err != nil {
+		return nil, d.refused(ctx, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var subject string
+		if err := rows.Scan(&subject); err != nil {
+			return nil, d.refused(ctx, err)
+		}
+		page = append(page, crypto.Subject(subject))
+	}
+	if err := rows.Err(); err != nil {
+		return nil, d.refused(ctx, err)
+	}
+	return page, nil
+}
+
+func (d *database) reerasePatrons(ctx context.Context, forgotten func(crypto.Subject) (bool, error)) error {
+	store := d.patrons(d.db)
+	newest, err := store.Find(ctx, nil)
+	if err != nil {
+		return patronProblem(err)
+	}
+	for after := (patron.ID{}); ; {
+		page, err := store.Rows(ctx, patron.Query{After: after, Limit: reerased})
+		if err != nil || len(page) == 0 {
+			return patronProblem(err)
+		}
+		b := patron.Batch{Indexed: newest.Indexed}
+		for _, row := range page {
+			is, err := forgotten(row.ID.Subject())
+			if err != nil {
+				return err
+			}
+			if is {
+				b.Writes = append(b.Writes, patron.Write{Row: patron.Row{ID: row.ID}, Old: row.Version, Remove: true})
+			}
+		}
+		if len(b.Writes) > 0 {
+			if err := store.Write(ctx, b); err != nil {
+				return patronProblem(err)
+			}
+		}
+		after = page[len(page)-1].ID
+	}
+}
