@@ -103,6 +103,13 @@ func (r *restoring) run() (err error) {
 		if r.files, err = b.keyring(r.cmd.Context(), r.upkeep.keys, r.path); err != nil {
 			return err
 		}
+		anchors, err := (&database{beside: r.path}).anchorPaths(r.upkeep.anchors)
+		if err != nil {
+			return err
+		}
+		if path := firstWithout(anchors); path != "" {
+			return fmt.Errorf("anchor %s: there is none; say with --anchor where it is kept. If it is lost, docs/backups.md says how to begin one with what the backup has of it", path)
+		}
 		release, err := claim(r.dir)
 		if err != nil {
 			return err
