@@ -141,11 +141,18 @@ func TestBackup(t *testing.T) {
 	assert.Equal(t, []string{out}, left, "whatever failed has left nothing")
 }
 
-// The backup opens with the tools that everybody has.
-func TestBackupOpensWithAge(t *testing.T) {
+// ageTool builds the tool that people have.
+func ageTool(t testing.TB) string {
+	t.Helper()
 	tool := filepath.Join(t.TempDir(), "age.exe")
 	build, err := exec.Command("go", "build", "-modfile=../../tools/go.mod", "-o", tool, "filippo.io/age/cmd/age").CombinedOutput()
 	require.NoError(t, err, string(build))
+	return tool
+}
+
+// The backup opens with the tools that everybody has.
+func TestBackupOpensWithAge(t *testing.T) {
+	tool := ageTool(t)
 	db, _ := trailDB(t)
 	public, secret := ageKey(t)
 	other, otherSecret := ageKey(t)

@@ -130,11 +130,18 @@ func (r *restoring) run() (err error) {
 	return r.print()
 }
 
-// settled removes what is left of a restore that was killed when it was over.
+// settled removes what is left of a restore that was killed when it was over: a directory without a database of its own.
 func (r *restoring) settled(err error) error {
-	at, _ := os.Stat(r.path)
-	made, merr := os.Stat(filepath.Join(r.dir, databaseName))
-	if at != nil && merr == nil && os.SameFile(at, made) {
+	if info, derr := os.Lstat(r.dir); derr != nil || !info.IsDir() {
+		return err
+	}
+	release, cerr := claim(r.dir)
+	if cerr != nil {
+		return err
+	}
+	defer release()
+	made, merr := os.Lstat(filepath.Join(r.dir, databaseName))
+	if at, aerr := os.Lstat(r.path); errors.Is(merr, os.ErrNotExist) || merr == nil && aerr == nil && os.SameFile(at, made) {
 		os.RemoveAll(r.dir)
 	}
 	return err
