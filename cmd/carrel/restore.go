@@ -103,6 +103,13 @@ func (r *restoring) run() (err error) {
 		if r.files, err = b.keyring(r.cmd.Context(), r.upkeep.keys, r.path); err != nil {
 			return err
 		}
+		anchors, err := (&database{beside: r.path}).anchorPaths(r.upkeep.anchors)
+		if err != nil {
+			return err
+		}
+		if path := firstWithout(anchors); path != "" {
+			return fmt.Errorf("anchor %s: there is none; say with --anchor where it is kept. If it is lost, docs/backups.md says how to begin one with what the backup has of it", path)
+		}
 		release, err := claim(r.dir)
 		if err != nil {
 			return err
@@ -123,11 +130,18 @@ func (r *restoring) run() (err error) {
 	return r.print()
 }
 
-// settled removes what is left of a restore that was killed when it was over.
+// settled removes what is left of a restore that was killed when it was over: a directory without a database of its own.
 func (r *restoring) settled(err error) error {
-	at, _ := os.Stat(r.path)
-	made, merr := os.Stat(filepath.Join(r.dir, databaseName))
-	if at != nil && merr == nil && os.SameFile(at, made) {
+	if info, derr := os.Lstat(r.dir); derr != nil || !info.IsDir() {
+		return err
+	}
+	release, cerr := claim(r.dir)
+	if cerr != nil {
+		return err
+	}
+	defer release()
+	made, merr := os.Lstat(filepath.Join(r.dir, databaseName))
+	if at, aerr := os.Lstat(r.path); errors.Is(merr, os.ErrNotExist) || merr == nil && aerr == nil && os.SameFile(at, made) {
 		os.RemoveAll(r.dir)
 	}
 	return err
