@@ -2,14 +2,41 @@ package main
 
 import (
 	"context"
+	"errors"
 
+	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/patron"
+	"github.com/carrel-project/carrel/rights"
 )
 
-// reerase erases once more whom a backup brought back although they were forgotten since: their keys, and their rows among the patrons. It returns how many people
-// that were. It can be interrupted and called again.
-func (d *database) reerase(ctx context.Context, keys *crypto.Keyring) (n int, err error) {
+// reerase erases once more whom a backup brought back although they were forgotten since: the links of circulation records that name them, their keys, and their rows among the patrons. It
+// returns how many people that were, and what became of the links. It can be interrupted and called again.
+func (d *database) reerase(ctx context.Context, keys *crypto.Keyring, trail *audit.Trail, actor string) (n int, again rights.Again, err error) {
+	// The links first: whose a number is says the row.
+	dir, err := d.directory(d.db, keys, trail, nil)
+	if err != nil {
+		return 0, again, err
+	}
+	office, err := (&openedPatrons{db: d, keys: keys, trail: trail, dir: dir}).office(rights.Config{}, actor)
+	if err != nil {
+		return 0, again, err
+	}
+	again, err = office.EraseAgain(ctx, forgetful(actor), d.borrowers(ctx))
+	if errors.Is(err, patron.ErrOldDatabase) || errors.Is(err, patron.ErrNotReady) { // an index was rotated since
+		if err = dir.Reindex(ctx, jobCall(actor, "systems", "maintenance"), nil); err == nil {
+			again, err = office.EraseAgain(ctx, forgetful(actor), d.borrowers(ctx))
+		}
+	}
+	if err != nil {
+		return 0, again, rightsProblem(err)
+	}
+	n, err = d.reeraseRows(ctx, keys)
+	return n, again, err
+}
+
+// reeraseRows deletes keys and rows.
+func (d *database) reeraseRows(ctx context.Context, keys *crypto.Keyring) (n int, err error) {
 	found := map[crypto.Subject]bool{}
 	forgotten := func(subject crypto.Subject) (bool, error) {
 		is, err := keys.Forgotten(ctx, subject)

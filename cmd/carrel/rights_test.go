@@ -121,7 +121,7 @@ func testRights(t *testing.T) {
 	defer d.close()
 	for _, table := range []string{"links WHERE person IS NOT NULL", "companions", "patrons", "persons", "holds"} {
 		var left int
-		require.NoError(t, d.db.QueryRow("SELECT count(*) FROM " + table).Scan(&left))
+		require.NoError(t, d.db.QueryRow("SELECT count(*) FROM "+table).Scan(&left))
 		assert.Zero(t, left, "nobody is left in this library: %s", table)
 	}
 
