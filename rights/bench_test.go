@@ -29,7 +29,9 @@ func BenchmarkErase(b *testing.B) {
 	for n := range others {
 		others[n] = l.borrower(1_000_000 + n)
 	}
-	fill(0, 100_000, 0, func(i int) []circulation.Entry { return []circulation.Entry{loan(fmt.Sprint("o", i), others[i*7919%1000])} })
+	fill(0, 100_000, 0, func(i int) []circulation.Entry {
+		return []circulation.Entry{loan(fmt.Sprint("o", i), others[i*7919%1000])}
+	})
 	n := 0
 	for b.Loop() {
 		b.StopTimer()
