@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,9 +88,9 @@ func (d *Directory) Erase(ctx context.Context, call Call, id ID, object, approva
 	if err != nil {
 		return nil, err
 	}
-	e.Forgotten = gone
+	e.Forgotten = len(gone) > 0
 	if e.row, err = d.cfg.Store.Get(ctx, id); errors.Is(err, ErrNotFound) {
-		if !gone {
+		if !e.Forgotten {
 			return nil, a.missing(ctx)
 		}
 		return e, nil
@@ -101,7 +102,7 @@ func (d *Directory) Erase(ctx context.Context, call Call, id ID, object, approva
 	if err := a.done(ctx); err != nil {
 		return nil, err
 	}
-	if gone {
+	if e.Forgotten {
 		return e, nil
 	}
 	p, err := d.open(ctx, e.row, access.SetOf(access.Identifiers))
@@ -218,30 +219,75 @@ func ReferenceSubject(reference crypto.Secret) crypto.Subject {
 	return crypto.Subject("reference " + hex.EncodeToString(sum[:]))
 }
 
-// Gone reports whether a reference in a borrower token ([References]) leads to somebody who is forgotten, and to nobody else: no patron who lives has the identifier now. A database that was restored knows
-// such, and an export that came late. It opens nothing.
-func (d *Directory) Gone(ctx context.Context, reference crypto.Secret) (bool, error) {
-	text := reference.Reveal()
-	if id, err := ParseID(text); err == nil {
-		return d.cfg.Keys.Forgotten(ctx, id.Subject())
-	}
-	_, identifier, ok := strings.Cut(text, ":")
-	if !ok {
-		return false, nil
-	}
-	ids, err := d.byIdentifier(ctx, crypto.NewSecret(identifier))
+// Gone says of references in borrower tokens ([References]) which lead to somebody who is forgotten, and to nobody else: no patron who lives has the identifier now. A database that was restored knows
+// such, and an export that came late. It opens nothing. There may be thousands of references.
+func (d *Directory) Gone(ctx context.Context, references ...crypto.Secret) ([]bool, error) {
+	owners, err := d.owners(ctx, references)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	for _, id := range ids {
-		if gone, err := d.cfg.Keys.Forgotten(ctx, id.Subject()); err != nil || !gone {
-			return false, err
+	var ask []crypto.Subject
+	for i, r := range references {
+		ask = append(ask, ReferenceSubject(r))
+		for _, id := range owners[i] {
+			ask = append(ask, id.Subject())
 		}
 	}
-	if len(ids) > 0 {
-		return true, nil
+	dead := map[crypto.Subject]bool{}
+	list, err := d.cfg.Keys.Forgotten(ctx, ask...)
+	if err != nil {
+		return nil, err
 	}
-	return d.cfg.Keys.Forgotten(ctx, ReferenceSubject(reference))
+	for _, s := range list {
+		dead[s] = true
+	}
+	gone := make([]bool, len(references))
+	for i, r := range references {
+		lives := func(id ID) bool { return !dead[id.Subject()] }
+		gone[i] = (len(owners[i]) > 0 || dead[ReferenceSubject(r)]) && !slices.ContainsFunc(owners[i], lives)
+	}
+	return gone, nil
+}
+
+// owners returns for each reference whose it may be: the patron of the ID, whether there is such a one or not, or those who have the identifier.
+func (d *Directory) owners(ctx context.Context, references []crypto.Secret) (owners [][]ID, err error) {
+	x, err := d.indexes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if !x.Ready(crypto.IndexIdentifier) {
+			return nil, ErrNotReady
+		}
+		owners = make([][]ID, len(references))
+		tokens := make([][]crypto.Token, len(references))
+		var all []crypto.Token
+		for i, r := range references {
+			if id, err := ParseID(r.Reveal()); err == nil {
+				owners[i] = []ID{id}
+			} else if _, identifier, ok := strings.Cut(r.Reveal(), ":"); ok && Normalize(identifier) != "" {
+				if tokens[i], err = x.Tokens(d.identifier, Normalize(identifier)); err != nil {
+					return nil, err
+				}
+				all = append(all, tokens[i]...)
+			}
+		}
+		found, err := d.cfg.Store.Find(ctx, distinct(all))
+		if err != nil {
+			return nil, err
+		}
+		if found.Indexed <= x.Change() {
+			for i, list := range tokens {
+				for _, token := range list {
+					owners[i] = append(owners[i], found.Owners[token]...)
+				}
+			}
+			return owners, nil
+		}
+		if x, err = d.newer(x); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // remove removes a row, whoever changes it meanwhile.

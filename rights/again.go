@@ -31,6 +31,31 @@ func (o *Office) EraseAgain(ctx context.Context, call patron.Call, borrowers ite
 		}
 		break
 	}
+	const limit = 1000
+	var some []circulation.Borrower
+	var references []crypto.Secret
+	flush := func() error {
+		if len(some) == 0 {
+			return nil
+		}
+		gone, err := o.Directory.Gone(ctx, references...)
+		if err != nil {
+			return err
+		}
+		for i, b := range some {
+			if !gone[i] {
+				continue
+			}
+			a.Persons++
+			kept, err := o.clear(ctx, []circulation.Borrower{b}, a.Records)
+			if err != nil {
+				return err
+			}
+			a.Kept = append(a.Kept, kept...)
+		}
+		some, references = some[:0], references[:0]
+		return nil
+	}
 	for b, err := range borrowers {
 		if err != nil {
 			return a, err
@@ -42,19 +67,11 @@ func (o *Office) EraseAgain(ctx context.Context, call patron.Call, borrowers ite
 		} else if err != nil {
 			return a, err
 		}
-		gone, err := o.Directory.Gone(ctx, reference)
-		if err != nil {
-			return a, err
+		if some, references = append(some, b), append(references, reference); len(some) == limit {
+			if err := flush(); err != nil {
+				return a, err
+			}
 		}
-		if !gone {
-			continue
-		}
-		a.Persons++
-		kept, err := o.clear(ctx, []circulation.Borrower{b}, a.Records)
-		if err != nil {
-			return a, err
-		}
-		a.Kept = append(a.Kept, kept...)
 	}
-	return a, nil
+	return a, flush()
 }

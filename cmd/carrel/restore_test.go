@@ -327,7 +327,7 @@ func TestRestoreKilled(t *testing.T) {
 			require.Len(t, left, 1)
 			forgotten, err := k.Forgotten(t.Context(), left[0])
 			require.NoError(t, err)
-			require.False(t, forgotten)
+			require.Empty(t, forgotten)
 			epoch, err := d.TokenEpoch(t.Context())
 			require.NoError(t, err)
 			require.EqualValues(t, 2, epoch)

@@ -90,7 +90,8 @@ func (r *certificateReport) check(cmd *cobra.Command, signed []byte, flag string
 	if r.Certificate, err = rights.OpenCertificate(signed, key); err != nil {
 		return err
 	}
-	there, err := k.Forgotten(cmd.Context(), r.Patron.Subject())
+	tombstones, err := k.Forgotten(cmd.Context(), r.Patron.Subject())
+	there := len(tombstones) > 0
 	r.Tombstone = &there
 	return keyProblem(err)
 }
