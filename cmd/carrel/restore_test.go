@@ -34,7 +34,7 @@ func newSite(t *testing.T) *site {
 	var public string
 	public, s.secret = ageKey(t)
 	if strings.HasSuffix(t.Name(), "Killed") { // so that reading and writing it takes a part of the time
-		execSQL(t, s.db, `CREATE TABLE filler (data BLOB); WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 8) INSERT INTO filler SELECT randomblob(1000000) FROM i`)
+		execSQL(t, s.db, `CREATE TABLE filler (data BLOB); WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 4) INSERT INTO filler SELECT randomblob(1000000) FROM i`)
 	}
 	good(t, carrel(t, "backup", "--db", s.db, "--out", s.backup, "--recipient", public))
 	return s
