@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -431,6 +432,32 @@ func (s *sequencer) after(t *Trail, checkpoint string) (size uint64) {
 	return size
 }
 
+// latest returns the checkpoint that stands last in the anchors: after one loss was declared and all was lost again, that need not be the one of the largest tree. Where they
+// do not agree it is that one. Somebody who may append can put an earlier checkpoint there again; the first counts.
+func (s *sequencer) latest(t *Trail) []byte {
+	if s.own > 0 { // this process has put some there since it looked
+		return s.last
+	}
+	var latest []byte
+	for i, list := range s.recent {
+		var last []byte
+		seen := map[string]bool{}
+		for _, one := range list {
+			if _, err := OpenCheckpoint(one, t.verifier); err == nil && !seen[string(one)] {
+				seen[string(one)], last = true, one
+			}
+		}
+		if i > 0 && !bytes.Equal(last, latest) {
+			return s.last
+		}
+		latest = last
+	}
+	if len(latest) == 0 {
+		return s.last
+	}
+	return latest
+}
+
 // A declaredLoss is what was said to be lost, and the last checkpoint before that.
 type declaredLoss struct {
 	Range
@@ -467,7 +494,7 @@ func digest(checkpoint []byte) string { return fmt.Sprintf("sha256:%x", sha256.S
 
 // Restore says in the trail that entries which are anchored are lost, because the store was restored from a backup, so that it can go on.
 // The event's Actor says who says so, and its Approval on what ground. The gap stays a finding of every [Verify]. It returns the range of the
-// numbers lost; empty when nothing is. The event's Object is the SHA-256 of the last checkpoint before the loss: those that an anchor has after it are of the
+// numbers lost; empty when nothing is. The event's Object is the SHA-256 of the last checkpoint that was anchored: those that an anchor has after it are of the
 // trail that goes on.
 func (t *Trail) Restore(ctx context.Context, e Event) (Range, error) {
 	s := &t.tree
@@ -480,7 +507,7 @@ func (t *Trail) Restore(ctx context.Context, e Event) (Range, error) {
 	if err == nil {
 		err = t.behind(ctx, tree)
 	}
-	lost, last := Range{tree.Size, s.highest}, digest(s.last)
+	lost, last := Range{tree.Size, s.highest}, digest(s.latest(t))
 	s.turn.Unlock()
 	if err == nil {
 		return Range{}, nil

@@ -479,6 +479,56 @@ func TestVerifyRestored(t *testing.T) {
 	require.Equal(t, expectation{audit.Forked, 1101, 1201}, expectation{v.Findings[1].Kind, v.Findings[1].From, v.Findings[1].To}, show(v.Findings))
 }
 
+// A store that was restored from the same backup again and again, with the first trails that went on lost as well: shorter than the first loss, and longer. Whoever puts
+// an old checkpoint into the anchor once more does not stop it.
+func TestVerifyRestoredAgain(t *testing.T) {
+	for name, more := range map[string][]int{"shorter": {10, 20}, "at once": {0, 0}, "longer": {900, 30}} {
+		t.Run(name, func(t *testing.T) {
+			y := newYard(t)
+			d := newDesk(t)
+			open := func() {
+				trail, err := audit.New(t.Context(), audit.Config{Store: y.rows, Keys: y.keys, Anchors: []audit.Anchor{d.anchor}, Interval: time.Hour})
+				require.NoError(t, err)
+				y.Trail = trail
+			}
+			verify := func() audit.Verification {
+				var err error
+				y.anchored, err = d.anchor.Checkpoints()
+				require.NoError(t, err)
+				return y.verify(t, y.rows, y.key)
+			}
+			open()
+			y.fill(t, 0, 1000, 100)
+			backup := y.rows.clone()
+			y.fill(t, 1000, 1500, 100)
+			old, err := d.anchor.Recent()
+			require.NoError(t, err)
+			at0 := 2000
+			for round, n := range append(more, 50) {
+				if round == 1 {
+					f, err := os.OpenFile(d.path, os.O_APPEND|os.O_WRONLY, 0)
+					require.NoError(t, err)
+					_, err = f.Write(old[0])
+					require.NoError(t, err)
+					require.NoError(t, f.Close())
+				}
+				y.rows = backup.clone()
+				open()
+				_, err := y.Sequence(t.Context())
+				require.ErrorIs(t, err, audit.ErrBehind)
+				lost, err := y.Restore(t.Context(), audit.Event{Time: at(at0), Actor: "admin-1", Approval: "ticket-5", Channel: audit.CLI})
+				require.NoError(t, err)
+				y.fill(t, at0+1, at0+1+n, 7)
+				v := verify()
+				exactly(t, v, expectation{audit.Declared, lost.From, lost.To})
+				require.EqualValues(t, 1000, lost.From)
+				require.Zero(t, v.Unanchored)
+				at0 += 3000
+			}
+		})
+	}
+}
+
 func TestVerifyWhileWriting(t *testing.T) {
 	y := newYard(t)
 	y.fill(t, 0, 5000, 500)

@@ -66,6 +66,7 @@ type backup struct {
 	recipients []age.Recipient
 	manifest   backupManifest
 	snapshot   *snapshot
+	written    bool // all of it
 }
 
 // A backupReport is what `backup --json` says.
@@ -103,12 +104,16 @@ func (b *backup) run(cmd *cobra.Command) (err error) {
 	if ctx.Err() != nil {
 		return interruption(place(cmd) + "interrupted; nothing was written")
 	}
-	if err != nil {
+	if !b.written {
 		return err
 	}
-	size, err := out.publish()
-	if err != nil {
-		return err
+	// Whatever is wrong with the trail, the backup is whole; and where somebody changed the trail it is evidence.
+	size, perr := out.publish()
+	switch {
+	case perr != nil:
+		return perr
+	case err != nil:
+		return rewordedError{err.Error() + "; the backup was written all the same", err}
 	}
 	return b.report(cmd, size, time.Since(began))
 }
@@ -192,6 +197,7 @@ func (b *backup) write(cmd *cobra.Command, d *database, k *crypto.Keyring, out *
 	case errors.As(err, new(readError)):
 		return fmt.Errorf("%s: cannot be read: %w", d.path, reason(err))
 	}
+	b.written = err == nil
 	return out.failed(err)
 }
 

@@ -145,9 +145,22 @@ func TestBackup(t *testing.T) {
 func ageTool(t testing.TB) string {
 	t.Helper()
 	tool := filepath.Join(t.TempDir(), "age.exe")
-	build, err := exec.Command("go", "build", "-modfile=../../tools/go.mod", "-o", tool, "filippo.io/age/cmd/age").CombinedOutput()
+	build, err := exec.Command("go", "build", "-o", tool, "filippo.io/age/cmd/age").CombinedOutput()
 	require.NoError(t, err, string(build))
 	return tool
+}
+
+// A trail that somebody changed stops no backup: it is evidence. It is said, and found again.
+func TestBackupOfATamperedTrail(t *testing.T) {
+	db, _ := trailDB(t)
+	public, secret := ageKey(t)
+	out := filepath.Join(t.TempDir(), "library.age")
+	execSQL(t, db, "UPDATE trail_tree SET checkpoint = CAST('x' AS BLOB)")
+	refused(t, carrel(t, "backup", "--db", db, "--out", out, "--recipient", public), "was changed by somebody", "the backup was written all the same")
+	r := carrel(t, "backup", "verify", out, "--identity-file", secret, "--keys", keysOf(db))
+	assert.Equal(t, exitFound, r.code)
+	assert.Regexp(t, `trail +failed`, r.out)
+	assert.Equal(t, []string{"library.age"}, names(t, filepath.Dir(out)))
 }
 
 // The backup opens with the tools that everybody has.

@@ -24,12 +24,14 @@ func newRestore() *cobra.Command {
 		Use:   "restore FILE --db NEW (--identity-file FILE | --passphrase-file FILE) --keys FILE --actor A --approval REF",
 		Short: "Restore a backup, without those who were forgotten since",
 		Long: `Unpacks a backup of carrel backup beside the new database and checks it; deletes again what it brought back of people who were forgotten
-since; makes tokens and keys anew that are of an earlier epoch; records in the audit trail which of its entries are lost, if the anchor knows of
+since; makes keys and tokens anew that are of an earlier epoch or index; records in the audit trail which of its entries are lost, if the anchor knows of
 more; and only then gives the file its name. Nothing is overwritten.
 
 Nothing is put in place when the erasure ledger is missing, older than the keyring knows it to be, or not as it was written, nor when the backup
 is older than the horizon (carrel keys schedule). The directory NEW.restoring holds it until it is done. If it is
-interrupted after the backup was checked, run it again and it goes on.
+interrupted after the backup was checked, run it again and it goes on. Then run carrel sweep: what was unlinked since names its borrowers again.
+
+Exit status: 0 restored, 1 restored, but something in the backup was not as it should be, 2 not restored.
 
 To try it, use a copy of keyring, ledger and anchor: the real ones learn of the restored database. carrel backup verify changes nothing.`,
 		Example: `  carrel restore library.age --db library.db --identity-file /mnt/safe/backup.key --keys /etc/carrel/keys --anchor /mnt/anchor/library --actor systems-2 --approval "incident 2026-7"
@@ -83,9 +85,12 @@ type restoreReport struct {
 	Epoch     uint32   `json:"epoch"`    // 0: all was of the newest one already
 	Rewrapped int      `json:"rewrapped"`
 	Renewed   int      `json:"renewed"`
+	Reindexed int      `json:"reindexed"` // patrons, for an index whose key was rotated since
 	Ended     []uint32 `json:"ended"`
 	From      uint64   `json:"lost_from"` // entries of the trail: from this one
 	To        uint64   `json:"lost_to"`   // to before this one
+	Unopened  int      `json:"unopened"`  // keys that cannot be opened, and were left as they are
+	Unindexed bool     `json:"unindexed"` // the tokens could not all be made anew
 	Tampered  bool     `json:"tampered"`  // the trail in the backup is not as it was signed
 
 	Kept []rights.Kept `json:"kept,omitempty"` // records that name somebody who is forgotten, and are protected
@@ -292,6 +297,12 @@ func (r *restoring) forget(ctx context.Context, d *database, k *crypto.Keyring, 
 		return trailProblem(err)
 	}
 	r.report.From, r.report.To = lost.From, lost.To
+	if err := r.reindex(ctx, d, k, t); ctx.Err() != nil {
+		return err
+	} else if err != nil {
+		r.report.Unindexed = true
+		fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: %s%s; carrel keys rotate --index identifier goes on with it\n", place(r.cmd), oneLine(err.Error()))
+	}
 	var again rights.Again
 	if r.report.Reerased, again, err = d.reerase(ctx, k, t, r.upkeep.actor); err != nil {
 		return err
@@ -305,6 +316,9 @@ func (r *restoring) forget(ctx context.Context, d *database, k *crypto.Keyring, 
 	e := r.upkeep.by()
 	e.Role = "systems"
 	done, err := t.Tend(ctx, e, func(r crypto.Rotation) { p.set(int64(r.Rewrapped), thousands(r.Rewrapped)+" keys") })
+	if errors.Is(err, crypto.ErrNotAuthentic) {
+		r.report.Unopened, err = done.Unopened, nil // all others are done, and nobody can mend these
+	}
 	if err != nil {
 		return keyProblem(err)
 	}
@@ -314,6 +328,31 @@ func (r *restoring) forget(ctx context.Context, d *database, k *crypto.Keyring, 
 	}
 	e.Time, e.Action, e.Object, e.Count = time.Now(), audit.Import, "backup", r.report.Patrons
 	return trailProblem(t.Record(ctx, e))
+}
+
+// reindex writes the tokens by which patrons are found, if the key of an index was rotated since the backup: until then nobody is found.
+func (r *restoring) reindex(ctx context.Context, d *database, k *crypto.Keyring, t *audit.Trail) error {
+	have, err := d.patrons(d.db).Find(ctx, nil)
+	if err != nil {
+		return patronProblem(err)
+	}
+	want, err := k.RefreshIndexes()
+	if err != nil {
+		return keyProblem(err)
+	}
+	if have.Indexed == 0 || have.Indexed >= want.Change() {
+		return nil // there was never anybody, or all is as it should be
+	}
+	dir, err := d.directory(d.db, k, t, nil)
+	if err != nil {
+		return err
+	}
+	p := newProgress(r.cmd.ErrOrStderr(), "rewriting tokens", 0)
+	defer p.end()
+	return patronProblem(dir.Reindex(ctx, jobCall(r.upkeep.actor, "systems", "maintenance"), func(n int) {
+		r.report.Reindexed = n
+		p.set(int64(n), thousands(n)+" rows")
+	}))
 }
 
 func (r *restoring) print() error {
@@ -332,14 +371,20 @@ func (r *restoring) print() error {
 		if r.report.Epoch > 0 {
 			w.printf("Of epoch %d now: %s rewrapped, %s renewed.\n", r.report.Epoch, plural(r.report.Rewrapped, "key"), plural(r.report.Renewed, "token"))
 		}
+		if n := r.report.Reindexed; n > 0 {
+			w.printf("The tokens by which patrons are found were made anew: %s written.\n", plural(n, "row"))
+		}
 		if r.report.To > r.report.From {
 			w.printf("Recorded: the trail's entries %d to %d are lost. For carrel log verify: --known %d-%d\n", r.report.From, r.report.To-1, r.report.From, r.report.To)
+		}
+		if n := r.report.Unopened; n > 0 {
+			w.printf("Left as before, because nothing opens it: %s.\n", plural(n, "key"))
 		}
 		if r.report.Tampered {
 			w.printf("The audit trail in the backup was changed by somebody; carrel log verify says where.\n")
 		}
 	}
-	if w.err == nil && r.report.Tampered {
+	if w.err == nil && (r.report.Tampered || r.report.Unopened > 0 || r.report.Unindexed) {
 		return errFound
 	}
 	return w.err

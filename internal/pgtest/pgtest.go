@@ -205,3 +205,13 @@ func (s *Server) Dir() string { return s.dir }
 
 // Port is the port of 127.0.0.1 on which the server listens.
 func (s *Server) Port() int { return s.port }
+
+// Program returns the path of a client program of the server's own version, such as pg_dump, which refuses a server that is newer than it.
+func (s *Server) Program(name string) string {
+	s.t.Helper()
+	path := filepath.Join(s.bin, name)
+	if _, err := os.Stat(path); err != nil {
+		s.t.Skip("SKIPPED, NOTHING WAS TESTED: there is no " + name + " beside the server that " + Variable + " asks for: install PostgreSQL's client programs")
+	}
+	return path
+}
