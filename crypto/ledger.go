@@ -34,10 +34,10 @@ type ledger struct {
 	file sync.Mutex // held while the file is read or written, for what is below
 	at   int64      // what has been read
 
-	known sync.RWMutex // never held for long: reading goes on while a tombstone is being written
-	heads [][16]byte   // the chain after each tombstone
-	dead  map[[16]byte]struct{}
-	asked time.Time // when the file was last looked at
+	known sync.RWMutex       // never held for long: reading goes on while a tombstone is being written
+	heads [][16]byte         // the chain after each tombstone
+	dead  map[[16]byte]int64 // when, in seconds since 1970
+	asked time.Time          // when the file was last looked at
 }
 
 func ledgerHeader(id [16]byte) string { return "carrel-erasures 1 " + hex.EncodeToString(id[:]) + "\n" }
@@ -49,7 +49,7 @@ func createLedger(path string, id [16]byte) error {
 // openLedger reads a ledger, which must hold at least what the keyring and the store remember of it.
 func openLedger(path string, id [16]byte, key []byte, marks ...ledgerMark) (*ledger, error) {
 	now := time.Now()
-	l := &ledger{path: path, id: id, key: hide(key), header: ledgerHeader(id), dead: map[[16]byte]struct{}{}, asked: now}
+	l := &ledger{path: path, id: id, key: hide(key), header: ledgerHeader(id), dead: map[[16]byte]int64{}, asked: now}
 	f, err := openRegular("ledger", path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v; restore it: without it people who were forgotten could come back", ErrLedger, err)
@@ -136,9 +136,10 @@ var ledgerText = base64.RawURLEncoding.Strict()
 func (l *ledger) line(line string) error {
 	body, chain, ok := cutLast(line)
 	number, rest, _ := strings.Cut(body, " ")
-	_, id, ok2 := strings.Cut(rest, " ")
+	at, id, ok2 := strings.Cut(rest, " ")
 	raw, err := ledgerText.DecodeString(id)
-	if !ok || !ok2 || err != nil || len(raw) != 16 || number != strconv.FormatUint(l.count()+1, 10) {
+	when, terr := time.Parse(time.RFC3339, at)
+	if !ok || !ok2 || err != nil || terr != nil || len(raw) != 16 || number != strconv.FormatUint(l.count()+1, 10) {
 		return l.untrusted("line %d is not a tombstone", l.count()+2)
 	}
 	want := l.chain(l.head(), body)
@@ -146,7 +147,7 @@ func (l *ledger) line(line string) error {
 	if err != nil || !hmac.Equal(got, want[:]) {
 		return l.untrusted("line %d is not as it was written", l.count()+2)
 	}
-	l.take([16]byte(raw), want)
+	l.take([16]byte(raw), want, when)
 	return nil
 }
 
@@ -164,10 +165,10 @@ func (l *ledger) chain(head [16]byte, body string) [16]byte {
 	return mac(l.key(), appendPart(b, body))
 }
 
-func (l *ledger) take(id, head [16]byte) {
+func (l *ledger) take(id, head [16]byte, at time.Time) {
 	l.known.Lock()
 	defer l.known.Unlock()
-	l.dead[id] = struct{}{}
+	l.dead[id] = at.Unix()
 	l.heads = append(l.heads, head)
 }
 
@@ -185,6 +186,15 @@ func (l *ledger) has(s Subject) bool {
 		return false
 	}
 	return l.hasID(l.idOf(s))
+}
+
+// when returns when a subject was shredded, as far as has been read.
+func (l *ledger) when(s Subject) (at time.Time, dead bool) {
+	id := l.idOf(s)
+	l.known.RLock()
+	defer l.known.RUnlock()
+	seconds, dead := l.dead[id]
+	return time.Unix(seconds, 0).UTC(), dead
 }
 
 func (l *ledger) hasID(id [16]byte) bool {
@@ -260,7 +270,8 @@ func (l *ledger) bury(subjects ...Subject) error {
 	type tombstone struct{ id, chain [16]byte }
 	var added []tombstone
 	var lines []byte
-	head, now := l.head(), time.Now().UTC().Format(time.RFC3339)
+	head, at := l.head(), time.Now().UTC().Truncate(time.Second)
+	now := at.Format(time.RFC3339)
 	for _, s := range subjects {
 		id := l.idOf(s)
 		if l.hasID(id) || slices.ContainsFunc(added, func(t tombstone) bool { return t.id == id }) {
@@ -285,7 +296,7 @@ func (l *ledger) bury(subjects ...Subject) error {
 	}
 	l.at += int64(len(lines))
 	for _, t := range added {
-		l.take(t.id, t.chain)
+		l.take(t.id, t.chain, at)
 	}
 	return nil
 }

@@ -297,7 +297,7 @@ func FuzzLedger(f *testing.F) {
 	f.Add([]byte(ledgerHeader(c.id)))
 	f.Add([]byte(ledgerHeader(c.id) + "1 2026-11-21T08:00:00Z AAAAAAAAAAAAAAAAAAAAAA AAAAAAAAAAAAAAAAAAAAAA\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		l := &ledger{id: c.id, key: hide(c.content.Ledger.Key), header: ledgerHeader(c.id), dead: map[[16]byte]struct{}{}}
+		l := &ledger{id: c.id, key: hide(c.content.Ledger.Key), header: ledgerHeader(c.id), dead: map[[16]byte]int64{}}
 		if err := l.read(bytes.NewReader(data)); err != nil {
 			require.ErrorIs(t, err, ErrLedger)
 			return

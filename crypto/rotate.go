@@ -182,6 +182,7 @@ type Status struct {
 	Epochs     []EpochStatus
 	Indexes    []IndexStatus
 	Shredded   uint64 // tombstones in the erasure ledger
+	Renews     bool   // the tokens of pseudonyms are made anew with each epoch (Config.Tokens), so that they end with it, too
 }
 
 // An EpochStatus is an epoch whose key the keyring holds.
@@ -210,7 +211,7 @@ func (k *Keyring) Status() (Status, error) {
 		return Status{}, err
 	}
 	plan := s.content.Schedule
-	st := Status{ID: k.ID(), Generation: s.content.Generation, Rotating: s.content.Rotating, Schedule: plan, Due: s.content.newest().Created.Add(plan.every())}
+	st := Status{Renews: k.tokens != nil, ID: k.ID(), Generation: s.content.Generation, Rotating: s.content.Rotating, Schedule: plan, Due: s.content.newest().Created.Add(plan.every())}
 	for _, e := range s.content.Epochs {
 		one := EpochStatus{Number: e.Number, Created: e.Created, Current: e.Number == s.current, Ended: e.Ended}
 		if plan.Horizon > 0 && !e.Ended.IsZero() {

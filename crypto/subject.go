@@ -278,11 +278,11 @@ func (k *Keyring) Shred(ctx context.Context, subjects ...Subject) error {
 	return errors.Join(errors.Join(failed...), k.remember(ctx))
 }
 
-// Forgotten returns those of the subjects that were shredded, in this process or another: they have a tombstone in the erasure ledger, which is read anew.
+// Forgotten returns those of the subjects that were shredded, in this process or another, and when (to the second): they have a tombstone in the erasure ledger, which is read anew.
 // What a backup brought back of such a subject is to be deleted again.
 //
 // Errors: [ErrLedger]; that of ctx.
-func (k *Keyring) Forgotten(ctx context.Context, subjects ...Subject) (forgotten []Subject, err error) {
+func (k *Keyring) Forgotten(ctx context.Context, subjects ...Subject) (map[Subject]time.Time, error) {
 	for _, s := range subjects {
 		if err := checkSubject(s); err != nil {
 			return nil, err
@@ -294,9 +294,10 @@ func (k *Keyring) Forgotten(ctx context.Context, subjects ...Subject) (forgotten
 	if _, err := k.ledger.refresh(); err != nil {
 		return nil, err
 	}
+	forgotten := map[Subject]time.Time{}
 	for _, s := range subjects {
-		if k.ledger.has(s) {
-			forgotten = append(forgotten, s)
+		if at, dead := k.ledger.when(s); dead {
+			forgotten[s] = at
 		}
 	}
 	return forgotten, nil

@@ -33,6 +33,10 @@ type Source struct {
 	// Key is the type of identifier by which the source tells people apart, such as its own number. Somebody who is there with
 	// another one of that type is somebody else, though they share a bar code. Empty: whoever shares an identifier is the same.
 	Key string
+
+	// Returning takes in also who is not there and has an identifier of somebody who was erased: they have come back, or the number was given again. Else they are refused with [ErrReturning]: a list that comes every night
+	// would bring back everybody who was forgotten.
+	Returning bool
 }
 
 const importBatch = 1000
@@ -43,7 +47,7 @@ const importBatch = 1000
 //
 // It works through the sequence in batches, each of which is recorded, and durable when it is done: if the import ends in the middle, do it
 // again. Whoever cannot be taken over is refused and the rest goes on: [ErrDuplicate] when the identifiers belong to several
-// patrons, or to one with another key of the source's, or what is wrong with the profile. An error of the sequence ends the import and is returned as it is. The sequence must not use the
+// patrons, or to one with another key of the source's; [ErrRestricted], [ErrErasing] and [ErrReturning] for those who are left as they are; or what is wrong with the profile. An error of the sequence ends the import and is returned as it is. The sequence must not use the
 // store while it yields, unless the store can read and write at once. Progress, which may be nil, is called after each batch.
 //
 // It needs the right to import, and the level full on every segment that it writes.
@@ -147,6 +151,10 @@ func (in *importing) batch(ctx context.Context) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	returning, err := in.returning(ctx, owners)
+	if err != nil {
+		return 0, err
+	}
 	var done Imported
 	var list []writing
 	var fresh []crypto.Subject
@@ -154,6 +162,9 @@ func (in *importing) batch(ctx context.Context) (n int, err error) {
 	for i, w := range in.waiting[:n] {
 		one, err := in.one(ctx, w, owners[i])
 		switch {
+		case err == nil && returning[i]:
+			done.Refused = append(done.Refused, Refusal{w.row, ErrReturning})
+			continue
 		case isRefusal(err):
 			done.Refused = append(done.Refused, Refusal{w.row, err})
 			continue
@@ -194,9 +205,39 @@ func (in *importing) batch(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
+// returning says of those that wait who is nobody's that is there, and has an identifier of somebody who is forgotten.
+func (in *importing) returning(ctx context.Context, owners [][]ID) ([]bool, error) {
+	is := make([]bool, len(owners))
+	if in.source.Returning {
+		return is, nil
+	}
+	var ask []crypto.Subject
+	for i, of := range owners {
+		for _, id := range in.waiting[i].profile.Identifiers {
+			if len(of) == 0 {
+				ask = append(ask, ReferenceSubject(crypto.NewSecret(Reference(id.Use, id.Value.Reveal()))))
+			}
+		}
+	}
+	if len(ask) == 0 {
+		return is, nil
+	}
+	dead, err := in.d.cfg.Keys.Forgotten(ctx, ask...)
+	if err != nil {
+		return nil, err
+	}
+	for i, of := range owners {
+		is[i] = len(of) == 0 && slices.ContainsFunc(in.waiting[i].profile.Identifiers, func(id Identifier) bool {
+			_, is := dead[ReferenceSubject(crypto.NewSecret(Reference(id.Use, id.Value.Reveal())))]
+			return is
+		})
+	}
+	return is, nil
+}
+
 // isRefusal reports whether an error concerns one patron, so that the others can go on.
 func isRefusal(err error) bool {
-	return errors.Is(err, ErrDuplicate) || errors.Is(err, errUnfit) || errors.Is(err, errRestricted) || errors.Is(err, errErasing) || errors.Is(err, crypto.ErrShredded) || isDamage(err)
+	return errors.Is(err, ErrDuplicate) || errors.Is(err, errUnfit) || errors.Is(err, ErrRestricted) || errors.Is(err, ErrErasing) || errors.Is(err, crypto.ErrShredded) || isDamage(err)
 }
 
 // owners finds whose the identifiers are of those that wait: of the first n, no two of whom share one or are the same patron.
@@ -282,9 +323,9 @@ func (in *importing) one(ctx context.Context, w incoming, owners []ID) (writing,
 	}
 	switch {
 	case !row.Restricted.IsZero():
-		return writing{}, errRestricted
+		return writing{}, ErrRestricted
 	case !row.Erasing.IsZero():
-		return writing{}, errErasing
+		return writing{}, ErrErasing
 	}
 	facts := w.profile.Facts
 	if facts.Wish == WishNone {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"iter"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +35,9 @@ func (d *Directory) Copy(ctx context.Context, call Call, id ID, approval string)
 	} else if err != nil {
 		return View{}, err
 	}
+	if a.barred(row) {
+		return View{}, a.refuse(ctx, whyRestricted)
+	}
 	v := View{ID: id, Version: row.Version, Levels: a.may.Levels}
 	for _, s := range row.Segments {
 		v.Present = v.Present.With(s.Segment)
@@ -53,13 +55,15 @@ func (d *Directory) Copy(ctx context.Context, call Call, id ID, approval string)
 	return v, nil
 }
 
-// An Erasure is a patron on the way to being forgotten: [Directory.Erase] begins it, and one of its methods ends it. It is for one goroutine.
+// An Erasure is a patron on the way to being forgotten: [Directory.Erase] begins it. It is for one goroutine.
 type Erasure struct {
-	ID    ID
-	Asked time.Time // when it was asked for, if that was earlier and something was still owed; else zero
+	ID      ID
+	Asked   time.Time // when it was asked for, if that was earlier and something was still owed; else zero
+	Expires time.Time // when the account expires or expired
 
-	// Forgotten says that the key is destroyed already: an erasure that was interrupted is to be finished.
+	// Forgotten says that the key is destroyed already: an erasure that was interrupted is to be finished, or only the key was destroyed.
 	Forgotten bool
+	Gone      bool // and the row is removed, too: there is nothing left to do
 
 	// References are those of the function [References]. Of one whose key is destroyed only the ID is known.
 	References []crypto.Secret
@@ -71,46 +75,88 @@ type Erasure struct {
 // Erase begins to forget a patron. It needs the right to erase. The events of an erasure name nobody: who is gone is to be seen in the database, and from there a tag would lead to all that the
 // trail says of them. Object names the erasure in the trail (the number of its certificate), approval says under which reference it was decided.
 //
-// A patron who was forgotten already is no error: see Erasure.Forgotten.
+// A patron who was forgotten already is no error: see Erasure.Forgotten. One whose record is restricted is not erased until that is lifted.
 //
 // Errors: [ErrDenied], [ErrNotFound], [ErrNotRecorded].
 func (d *Directory) Erase(ctx context.Context, call Call, id ID, object, approval string) (*Erasure, error) {
+	a, err := d.eraser(ctx, call, id)
+	if err != nil {
+		return nil, err
+	}
+	a.event.Object, a.event.Approval = object, approval
+	e := &Erasure{ID: id, a: a}
+	a.event.Why = "asked"
+	return e, e.Reload(ctx)
+}
+
+// eraser asks whether a call may erase.
+func (d *Directory) eraser(ctx context.Context, call Call, id ID) (*act, error) {
 	a, err := d.begin(ctx, call, audit.Erase, id)
 	if err != nil {
 		return nil, err
 	}
-	a.event.Count, a.event.Object, a.event.Approval = 1, object, approval
-	if err := a.need(ctx, access.Erase); err != nil {
-		return nil, err
-	}
-	e := &Erasure{ID: id, References: []crypto.Secret{crypto.NewSecret(id.String())}, a: a}
-	gone, err := d.cfg.Keys.Forgotten(ctx, id.Subject())
+	a.event.Count = 1
+	return a, a.need(ctx, access.Erase)
+}
+
+// FindToErase is Find for who is about to be erased: it needs the right to erase, and its event names nobody, or it would say whom the next one is about.
+//
+// Errors: [ErrNotFound], [ErrDenied], [ErrNotRecorded].
+func (d *Directory) FindToErase(ctx context.Context, call Call, identifier crypto.Secret) (ID, error) {
+	a, err := d.eraser(ctx, call, ID{})
 	if err != nil {
-		return nil, err
+		return ID{}, err
 	}
-	e.Forgotten = len(gone) > 0
-	if e.row, err = d.cfg.Store.Get(ctx, id); errors.Is(err, ErrNotFound) {
-		if !e.Forgotten {
-			return nil, a.missing(ctx)
+	ids, err := d.byIdentifier(ctx, identifier)
+	if err != nil {
+		return ID{}, err
+	}
+	if len(ids) == 0 {
+		return ID{}, a.missing(ctx)
+	}
+	a.event.Why = "find"
+	return ids[0], a.done(ctx)
+}
+
+// Reload looks at the patron anew, after [Erasure.Begin] said that somebody has changed the record meanwhile.
+func (e *Erasure) Reload(ctx context.Context) error {
+	d, a := e.a.d, e.a
+	dead, err := d.cfg.Keys.Forgotten(ctx, e.ID.Subject())
+	if err != nil {
+		return err
+	}
+	e.Forgotten, e.Gone, e.References, e.row = len(dead) > 0, false, []crypto.Secret{crypto.NewSecret(e.ID.String())}, Row{}
+	row, err := d.cfg.Store.Get(ctx, e.ID)
+	switch {
+	case errors.Is(err, ErrNotFound) && e.Forgotten:
+		e.Gone = true
+		return nil
+	case errors.Is(err, ErrNotFound):
+		return a.missing(ctx)
+	case err != nil:
+		return err
+	}
+	e.row, e.Asked, e.Expires = row, row.Erasing, row.Facts.Expires
+	if !row.Restricted.IsZero() && !e.Forgotten {
+		return a.refuse(ctx, whyRestricted)
+	}
+	if !a.recorded {
+		if err := a.done(ctx); err != nil {
+			return err
 		}
-		return e, nil
-	} else if err != nil {
-		return nil, err
-	}
-	e.Asked = e.row.Erasing
-	a.event.Why = "asked"
-	if err := a.done(ctx); err != nil {
-		return nil, err
 	}
 	if e.Forgotten {
-		return e, nil
+		return nil
 	}
-	p, err := d.open(ctx, e.row, access.SetOf(access.Identifiers))
-	if err != nil {
-		return nil, a.undone(ctx, err)
+	p, err := d.open(ctx, row, access.SetOf(access.Identifiers))
+	if errors.Is(err, crypto.ErrShredded) { // by somebody else, just now
+		e.Forgotten = true
+		return nil
+	} else if err != nil {
+		return a.undone(ctx, err)
 	}
-	e.References = References(id, p)
-	return e, nil
+	e.References = References(e.ID, p)
+	return nil
 }
 
 // References returns what the borrower tokens in a patron's circulation records may be made of ([Reference]): the ID, and each identifier with its type.
@@ -131,8 +177,15 @@ func (e *Erasure) Refuse(ctx context.Context, why string) error {
 // Failed records that an erasure was broken off, and returns why.
 func (e *Erasure) Failed(ctx context.Context, err error) error { return e.a.undone(ctx, err) }
 
-// Begin marks the row before anything is erased, so that an erasure that is broken off is seen and taken up again ([Leaving]), and nobody changes the row meanwhile.
-func (e *Erasure) Begin(ctx context.Context) error { return e.rewrite(ctx, 0) }
+// Begin marks the row before anything is erased, so that an erasure that is broken off is seen and taken up again ([Leaving]), and nobody changes the row from then on. When somebody has changed it since
+// it was looked at, the error is an [ErrConflict] and nothing was done: [Erasure.Reload], and look again at what is owed.
+func (e *Erasure) Begin(ctx context.Context) error {
+	err := e.rewrite(ctx, 0)
+	if err != nil && !errors.Is(err, ErrConflict) {
+		return e.a.undone(ctx, err)
+	}
+	return err
+}
 
 // settling are the segments by which a patron can be reached, and kept from borrowing, until what they owe is settled.
 var settling = access.SetOf(access.Names, access.Addresses, access.Phones, access.Emails, access.Identifiers, access.Blocks)
@@ -145,8 +198,16 @@ func (e *Erasure) Reduce(ctx context.Context) (gone, kept []string, err error) {
 		return nil, nil, err
 	}
 	before := e.row.Segments
-	if err := e.rewrite(ctx, ^settling); err != nil {
-		return nil, nil, err
+	for try := 1; ; try++ {
+		if err = e.rewrite(ctx, ^settling); err == nil {
+			break
+		}
+		if !errors.Is(err, ErrConflict) || try == attempts {
+			return nil, nil, e.a.undone(ctx, err)
+		}
+		if e.row, err = e.a.d.cfg.Store.Get(ctx, e.ID); err != nil {
+			return nil, nil, e.a.undone(ctx, err)
+		}
 	}
 	for _, s := range before {
 		if settling.Has(s.Segment) {
@@ -158,41 +219,44 @@ func (e *Erasure) Reduce(ctx context.Context) (gone, kept []string, err error) {
 	return gone, kept, nil
 }
 
-// rewrite marks the row and takes segments from it, whoever changes it meanwhile. There is no event with what was in them: it would keep it.
-func (e *Erasure) rewrite(ctx context.Context, drop access.Set) error {
-	d := e.a.d
-	for try := 1; ; try++ {
-		dropped := access.Set(0)
-		for _, s := range e.row.Segments {
-			if drop.Has(s.Segment) {
-				dropped = dropped.With(s.Segment)
-			}
-		}
-		if dropped == 0 && !e.row.Erasing.IsZero() {
-			return nil
-		}
-		w, err := d.revise(ctx, e.row, Update{Segments: dropped})
-		if err == nil {
-			w.standing = &standing{e.row.Restricted, e.row.Erasing}
-			if w.standing.erasing.IsZero() {
-				w.standing.erasing = e.a.at
-			}
-			err = d.put(ctx, []writing{w})
-		}
-		if err != nil && (!errors.Is(err, ErrConflict) || try == attempts) {
-			return e.a.undone(ctx, err)
-		}
-		if e.row, err = d.cfg.Store.Get(ctx, e.ID); err != nil {
-			return e.a.undone(ctx, err)
-		}
+// Segments returns which segments the patron's record has.
+func (e *Erasure) Segments() (names []string) {
+	for _, s := range e.row.Segments {
+		names = append(names, s.Segment.String())
 	}
+	return names
 }
 
-// Destroy destroys the patron's key, and then removes the row. Before that it is recorded. From the moment the tombstone is durable nothing of the patron's opens again; with an
-// error after it, what is left is removed by erasing once more. It writes tombstones for the References, too ([ReferenceSubject]), so that a database that is restored can be searched for loans
-// that name them.
-func (e *Erasure) Destroy(ctx context.Context) error {
+// rewrite marks the row and takes segments from it, if it is as it was looked at. There is no event with what was in them: it would keep it.
+func (e *Erasure) rewrite(ctx context.Context, drop access.Set) error {
 	d := e.a.d
+	dropped := access.Set(0)
+	for _, s := range e.row.Segments {
+		if drop.Has(s.Segment) {
+			dropped = dropped.With(s.Segment)
+		}
+	}
+	if dropped == 0 && !e.row.Erasing.IsZero() {
+		return nil
+	}
+	w, err := d.revise(ctx, e.row, Update{Segments: dropped})
+	if err != nil {
+		return err
+	}
+	w.standing = &standing{e.row.Restricted, e.row.Erasing}
+	if w.standing.erasing.IsZero() {
+		w.standing.erasing = e.a.at
+	}
+	if err := d.put(ctx, []writing{w}); err != nil {
+		return err
+	}
+	e.row, err = d.cfg.Store.Get(ctx, e.ID)
+	return err
+}
+
+// Shred destroys the patron's key, after that was recorded. From the moment the tombstone is durable nothing of the patron's opens again; with an
+// error after it, what is left is removed by erasing once more. It writes tombstones for the References, too ([ReferenceSubject]), so that loans that name them are known when they come back. The row stays: [Erasure.Remove].
+func (e *Erasure) Shred(ctx context.Context) error {
 	e.a.event.Why = ""
 	if err := e.a.done(ctx); err != nil {
 		return err
@@ -203,13 +267,50 @@ func (e *Erasure) Destroy(ctx context.Context) error {
 			subjects = append(subjects, ReferenceSubject(r))
 		}
 	}
-	if err := d.cfg.Keys.Shred(ctx, subjects...); err != nil {
-		return e.a.undone(ctx, err)
-	}
-	if err := d.remove(ctx, e.ID); err != nil {
+	if err := e.a.d.cfg.Keys.Shred(ctx, subjects...); err != nil {
 		return e.a.undone(ctx, err)
 	}
 	return nil
+}
+
+// Remove removes the row.
+func (e *Erasure) Remove(ctx context.Context) error {
+	if err := e.a.d.remove(ctx, e.ID); err != nil {
+		return e.a.undone(ctx, err)
+	}
+	return nil
+}
+
+// Withdraw takes back what Begin has marked: the patron does not demand it any more. What was erased stays erased. It needs the right to erase.
+//
+// Errors: [ErrDenied], [ErrNotFound], [ErrNotRecorded], [crypto.ErrShredded].
+func (d *Directory) Withdraw(ctx context.Context, call Call, id ID, approval string) error {
+	a, err := d.eraser(ctx, call, id)
+	if err != nil {
+		return err
+	}
+	a.event.Approval, a.event.Why = approval, "withdrawn"
+	for try := 1; ; try++ {
+		row, err := d.cfg.Store.Get(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			return a.missing(ctx)
+		} else if err != nil {
+			return err
+		}
+		w, err := d.revise(ctx, row, Update{})
+		if err == nil && !a.recorded {
+			err = a.done(ctx)
+		}
+		if err != nil || row.Erasing.IsZero() {
+			return err
+		}
+		w.standing = &standing{restricted: row.Restricted}
+		if err = d.put(ctx, []writing{w}); err == nil {
+			return nil
+		} else if try == attempts || !errors.Is(err, ErrConflict) {
+			return a.undone(ctx, err)
+		}
+	}
 }
 
 // ReferenceSubject is whose tombstone says that a reference in borrower tokens ([Erasure]) was a patron's who is forgotten. The same number may be given to somebody else later, or again: then a
@@ -219,9 +320,15 @@ func ReferenceSubject(reference crypto.Secret) crypto.Subject {
 	return crypto.Subject("reference " + hex.EncodeToString(sum[:]))
 }
 
-// Gone says of references in borrower tokens ([References]) which lead to somebody who is forgotten, and to nobody else: no patron who lives has the identifier now. A database that was restored knows
-// such, and an export that came late. It opens nothing. There may be thousands of references.
-func (d *Directory) Gone(ctx context.Context, references ...crypto.Secret) ([]bool, error) {
+// Departed says of a reference whether it was that of somebody who is forgotten.
+type Departed struct {
+	Since time.Time // they are forgotten; zero: nobody is
+	Lives bool      // somebody who lives has it now
+}
+
+// Gone says of references in borrower tokens ([References]) which lead to somebody who is forgotten, and since when. A record that began before then was theirs. One that began later is not: the number may have been given to
+// somebody else, or to them again. A database that was restored knows such, and an export that came late. It opens nothing. There may be thousands of references.
+func (d *Directory) Gone(ctx context.Context, references ...crypto.Secret) ([]Departed, error) {
 	owners, err := d.owners(ctx, references)
 	if err != nil {
 		return nil, err
@@ -233,18 +340,23 @@ func (d *Directory) Gone(ctx context.Context, references ...crypto.Secret) ([]bo
 			ask = append(ask, id.Subject())
 		}
 	}
-	dead := map[crypto.Subject]bool{}
-	list, err := d.cfg.Keys.Forgotten(ctx, ask...)
+	dead, err := d.cfg.Keys.Forgotten(ctx, ask...)
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range list {
-		dead[s] = true
-	}
-	gone := make([]bool, len(references))
+	gone := make([]Departed, len(references))
 	for i, r := range references {
-		lives := func(id ID) bool { return !dead[id.Subject()] }
-		gone[i] = (len(owners[i]) > 0 || dead[ReferenceSubject(r)]) && !slices.ContainsFunc(owners[i], lives)
+		g := &gone[i]
+		g.Since = dead[ReferenceSubject(r)]
+		_, isID := ParseID(r.Reveal())
+		for _, id := range owners[i] {
+			switch at, is := dead[id.Subject()]; {
+			case !is:
+				g.Lives = g.Lives || isID != nil // an ID that was never forgotten need not be anybody's
+			case at.After(g.Since): // of one whose key only was destroyed, no reference has a tombstone
+				g.Since = at
+			}
+		}
 	}
 	return gone, nil
 }
@@ -290,6 +402,38 @@ func (d *Directory) owners(ctx context.Context, references []crypto.Secret) (own
 	}
 }
 
+// RemoveForgotten removes the rows of patrons whose keys are destroyed, which a restored database brought back, and their keys with them. It needs the right to erase. It returns how many there were.
+func (d *Directory) RemoveForgotten(ctx context.Context, call Call) (n int, err error) {
+	if _, err := d.eraser(ctx, call, ID{}); err != nil {
+		return 0, err
+	}
+	for after := (ID{}); ; {
+		rows, err := d.cfg.Store.Rows(ctx, Query{After: after, Limit: exportPage})
+		if err != nil || len(rows) == 0 {
+			return n, err
+		}
+		subjects := make([]crypto.Subject, len(rows))
+		for i, row := range rows {
+			subjects[i] = row.ID.Subject()
+		}
+		dead, err := d.cfg.Keys.Forgotten(ctx, subjects...)
+		if err != nil {
+			return n, err
+		}
+		for _, row := range rows {
+			if _, is := dead[row.ID.Subject()]; !is {
+				continue
+			}
+			// There is a tombstone already; this deletes the key.
+			if err := errors.Join(d.cfg.Keys.Shred(ctx, row.ID.Subject()), d.remove(ctx, row.ID)); err != nil {
+				return n, err
+			}
+			n++
+		}
+		after = rows[len(rows)-1].ID
+	}
+}
+
 // remove removes a row, whoever changes it meanwhile.
 func (d *Directory) remove(ctx context.Context, id ID) error {
 	x := d.cfg.Keys.Indexes()
@@ -319,9 +463,11 @@ func barred(row Row, call Call, may access.Decision) bool {
 	return !row.Restricted.IsZero() && call.Self != row.ID && !may.Acts.Has(access.Restrict)
 }
 
+// Why an import leaves somebody as they are.
 var (
-	errRestricted = errors.New("patron: the record is restricted: it is not changed until that is lifted")
-	errErasing    = errors.New("patron: the patron is on the way to being forgotten: the record is not changed any more")
+	ErrRestricted = errors.New("patron: the record is restricted: it is not changed until that is lifted")
+	ErrErasing    = errors.New("patron: the patron is on the way to being forgotten: the record is not changed any more")
+	ErrReturning  = errors.New("patron: has an identifier of somebody who is forgotten, and is not there")
 )
 
 // Restrict keeps everybody from a patron's record who has not the right to restrict (GDPR article 18): it is not shown, exported or changed, but for the patron. It needs that right.
@@ -353,6 +499,9 @@ func (d *Directory) restrict(ctx context.Context, call Call, action audit.Action
 		} else if err != nil {
 			return nil, err
 		}
+		if action == audit.Restrict && !row.Erasing.IsZero() {
+			return nil, a.refuse(ctx, whyErasing)
+		}
 		w, err := d.revise(ctx, row, Update{})
 		if err != nil {
 			return nil, a.undone(ctx, err)
@@ -380,10 +529,7 @@ type Leaving struct {
 // Leaving yields the IDs of patrons who may be about to go. It needs the right to erase. What becomes of the patrons meanwhile does not matter to it. The sequence ends with its first error.
 func (d *Directory) Leaving(ctx context.Context, call Call, l Leaving) iter.Seq2[ID, error] {
 	return func(yield func(ID, error) bool) {
-		a, err := d.begin(ctx, call, audit.Erase, ID{})
-		if err == nil {
-			err = a.need(ctx, access.Erase)
-		}
+		_, err := d.eraser(ctx, call, ID{})
 		for after := (ID{}); err == nil; {
 			var rows []Row
 			if rows, err = d.cfg.Store.Rows(ctx, Query{After: after, Limit: exportPage, Erasing: l.Erasing}); err != nil {

@@ -22,9 +22,13 @@ type Certificate struct {
 	Asked        time.Time `json:"asked,omitzero"`     // when it was first demanded, if something was owed then
 	Issued       time.Time `json:"issued"`
 
+	Before       bool     `json:"erased_before,omitempty"` // all of it was done earlier
 	Erased       Erased   `json:"erased"`
 	Kept         []Kept   `json:"kept,omitempty"`          // and why, and until when
 	KeptSegments []string `json:"kept_segments,omitempty"` // of the patron's record, until what is kept may go
+
+	// NumbersUnknown says that the key was destroyed before the records were looked for, so that nobody could read any more by which numbers they name the patron: only those under the ID were found.
+	NumbersUnknown bool `json:"numbers_unknown,omitempty"`
 
 	// Unreachable says from when on nothing of the patron's can be opened, wherever it lies. Of a patron whose key stays it is zero.
 	Unreachable Unreachable `json:"unreachable,omitzero"`
@@ -46,11 +50,14 @@ type Unreachable struct {
 	Here time.Time `json:"here"` // in the database, at once; and in any copy that is opened through this installation's keyring and erasure ledger
 
 	// InBackups is when the epoch in which the key was wrapped has ended and its own key is destroyed: from then on also who has an old backup, the keyring of today and the key-encryption key opens
-	// nothing. It holds if the keyring is rotated by its schedule. Zero: the schedule has no horizon, and it never ends.
+	// It holds if the keyring is tended every night ([crypto.Keyring.Tend]). Zero: there is no such time, because the schedule has no horizon or the tokens in circulation records are not made anew with each epoch.
 	InBackups time.Time `json:"in_backups,omitzero"`
 }
 
 const certificateKind = "certificate"
+
+// night is how long it takes at most until the next night is over.
+const night = 24 * time.Hour
 
 // newNumber draws the number of a certificate.
 func newNumber() string {
@@ -68,12 +75,13 @@ func (o *Office) sign(ctx context.Context, c *Certificate) error {
 		if err != nil {
 			return err
 		}
-		if s.Schedule.Horizon > 0 {
+		if s.Schedule.Horizon > 0 && s.Renews {
 			end := s.Due // of the epoch that is current now, in which the key was wrapped at the latest
 			if end.Before(c.Issued) {
 				end = c.Issued
 			}
-			c.Unreachable.InBackups = end.Add(s.Schedule.Horizon).UTC()
+			// The epoch ends in the night after it is due, and its key in the night after the horizon.
+			c.Unreachable.InBackups = end.Add(s.Schedule.Horizon + 2*night).UTC()
 		}
 	}
 	text, err := json.MarshalIndent(c, "", "  ")

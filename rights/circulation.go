@@ -2,6 +2,7 @@ package rights
 
 import (
 	"context"
+	"slices"
 
 	"github.com/carrel-project/carrel/anonymize"
 	"github.com/carrel-project/carrel/circulation"
@@ -19,7 +20,7 @@ type Circulation interface {
 	// Unlink takes; of another, the version is empty.
 	Named(ctx context.Context, q Query) (Page, error)
 
-	// Part takes persons out of all records that name them beside the borrower (as proxy, sponsor, staff or recipient), and forgets the list of patrons that they were put on, in one
+	// Part takes persons out of all records of others that name them beside the borrower (as proxy, sponsor, staff or recipient), with what was written to them there as the recipient ([ToRecipient]), and forgets the list of patrons that they were put on, in one
 	// transaction. Those whom no record names any more, and who are under no legal hold, it forgets entirely. It returns how many records still name any of them as their
 	// borrower. Doing it twice is not an error; somebody the store has never heard of is none.
 	Part(ctx context.Context, persons []circulation.Borrower) (left int, err error)
@@ -46,9 +47,27 @@ type Named struct {
 	Roles []circulation.Role // in which it names them, ascending
 	Facts circulation.Facts  // all that is anonymous; its Version is empty
 
-	// What was written about the borrower, and what the record points at. Only of a record whose borrower they are.
+	// What was written about the borrower, and what the record points at. Of a record of somebody else only what [Named.Restrict] leaves.
 	Texts  []circulation.Text
 	Points []circulation.Pointer
+}
+
+// Restrict takes from a record of somebody else what is not the person's: all texts but those to them as the recipient, the pointers, and the version.
+func (n *Named) Restrict() {
+	if n.own() {
+		return
+	}
+	n.Version, n.Points = "", nil
+	if slices.Contains(n.Roles, circulation.RoleRecipient) {
+		n.Texts = slices.DeleteFunc(n.Texts, func(t circulation.Text) bool { return !ToRecipient(t) })
+	} else {
+		n.Texts = nil
+	}
+}
+
+// ToRecipient reports whether a text is what was sent to the recipient of a record, or where to, and so goes with them.
+func ToRecipient(t circulation.Text) bool {
+	return t.Field == circulation.TextAddress || t.Field == circulation.TextBody
 }
 
 // own reports whether the record is the person's, and not only one that mentions them.

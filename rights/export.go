@@ -76,7 +76,7 @@ func (o *Office) Export(ctx context.Context, call patron.Call, id patron.ID, r R
 		return Manifest{}, err
 	}
 	// The manifest does not name itself.
-	f, err := x.zip.Create("manifest.json")
+	f, err := x.zip.CreateHeader(&zip.FileHeader{Name: "manifest.json", Method: zip.Deflate, Modified: m.Created})
 	if err == nil {
 		err = writeJSON(f, m)
 	}
@@ -213,6 +213,9 @@ func (x *export) records(ctx context.Context, w io.Writer, references []crypto.S
 
 func (x *export) line(n *Named) (recordLine, error) {
 	f := &n.Facts
+	if !n.own() { // the borrower's, who is somebody else
+		f.Group, f.Categories = "", nil
+	}
 	l := recordLine{Kind: f.Kind.String(), ID: f.ID, Status: f.Status.String(), Outcome: f.Outcome, Item: f.Item, Type: f.Type, Library: f.Library, Location: f.Location, Group: f.Group,
 		Categories: f.Categories, Started: f.Started, Due: f.Due, Ended: f.Ended, Renewals: f.Renewals, Lost: f.Lost, ClaimedReturn: f.ClaimedReturned,
 		AmountHundreds: int64(f.Amount), Method: f.Method}

@@ -186,9 +186,13 @@ func TestRestrict(t *testing.T) {
 		page, err := l.store.Named(t.Context(), rights.Query{Persons: []circulation.Borrower{l.borrower(1)}, Limit: 100})
 		require.NoError(t, err)
 		require.True(t, page.Hold)
-		_, err = l.Erase(t.Context(), officer, id, demand)
-		var owed *rights.ObligationsError
-		require.ErrorAs(t, err, &owed)
+		for _, partial := range []bool{false, true} {
+			_, err = l.Erase(t.Context(), officer, id, rights.Request{Partial: partial})
+			require.ErrorIs(t, err, patron.ErrDenied)
+		}
+		p, err := l.Purge(t.Context(), officer, rights.Purge{Patrons: []patron.ID{id}, Request: rights.Request{Partial: true}})
+		require.NoError(t, err)
+		require.Equal(t, rights.Purged{Looked: 1, Refused: 1, Reasons: map[string]int{"restricted": 1}}, p)
 
 		require.NoError(t, l.Lift(t.Context(), officer, id, demand))
 		_, err = l.dir.View(t.Context(), desk, id, 0)
@@ -215,10 +219,11 @@ func TestPurge(t *testing.T) {
 		}
 		before := time.Now().AddDate(0, 0, -20).Add(-time.Hour) // the first 20 have not been gone for so long
 		var refused []patron.ID
-		p, err := l.Purge(t.Context(), officer, rights.Purge{Request: demand, ExpiredBefore: before, Patrons: []patron.ID{ids[0], ids[30], patron.NewID()}, Done: func(id patron.ID, c rights.Certificate, err error) {
+		p, err := l.Purge(t.Context(), officer, rights.Purge{Request: demand, ExpiredBefore: before, Patrons: []patron.ID{ids[0], ids[30], patron.NewID()}, Done: func(id patron.ID, c rights.Certificate, err error) error {
 			if err != nil {
 				refused = append(refused, id)
 			}
+			return nil
 		}})
 		require.NoError(t, err)
 		require.Equal(t, rights.Purged{Looked: 22, Erased: 19, Refused: 2, Missing: 1, Reasons: map[string]int{"open-fee": 2, "unfinished": 2}}, p)
@@ -253,22 +258,26 @@ func TestEraseAgain(t *testing.T) {
 		l.erase(reused)
 		l.erase(gone)
 		next := l.join(1) // the number of the first is given to somebody else
-		l.save(loan("next", l.borrower(1)), loan("late", l.borrower(2)), loan("late-by-id", l.token(gone.String())), loan("late-reused-by-id", l.token(reused.String())), loan("unknown", l.borrower(77)))
+		newer := loan("next", l.borrower(1)) // lent after the first was forgotten
+		newer.Loaned, newer.Due, newer.Returned = time.Now().Add(time.Minute), time.Now().Add(2*time.Minute), time.Now().Add(3*time.Minute)
+		undated := loan("undated", l.borrower(2))
+		undated.Loaned = time.Time{}
+		l.save(newer, undated, loan("late-of-the-first", l.borrower(1)), loan("late", l.borrower(2)), loan("late-by-id", l.token(gone.String())), loan("late-reused-by-id", l.token(reused.String())), loan("unknown", l.borrower(77)))
 		open := loan("late-open", l.borrower(2))
 		open.Returned = time.Time{}
 		l.save(open)
-		named := l.named(next, 1)
+		require.Equal(t, 2, l.named(next, 1), "one of them is that of somebody else")
 
-		a, err := l.EraseAgain(t.Context(), officer, l.borrowers())
+		a, err := l.EraseAgain(t.Context(), officer)
 		require.NoError(t, err)
-		require.Equal(t, 3, a.Persons)
-		require.Equal(t, map[string]int{"loan": 3}, a.Records)
-		require.Equal(t, []rights.Kept{{Kind: "loan", ID: "late-open", Reasons: []string{"unfinished"}}}, a.Kept)
-		require.Equal(t, named, l.named(next, 1))
-		require.Equal(t, 1, l.named(gone, 2), "the loan that is out: somebody has to decide")
+		require.Equal(t, 4, a.Persons)
+		require.Equal(t, map[string]int{"loan": 4}, a.Records)
+		require.ElementsMatch(t, []rights.Kept{{Kind: "loan", ID: "late-open", Reasons: []string{"unfinished"}}, {Kind: "loan", ID: "undated", Reasons: []string{"no-start-date"}}}, a.Kept)
+		require.Equal(t, 1, l.named(next, 1), "what they have borrowed stays theirs")
+		require.Equal(t, 2, l.named(gone, 2), "the loan that is out and the one without a date: somebody has to decide")
 		require.NotZero(t, l.named(l.id(0), 0))
 		require.Equal(t, 1, l.named(patron.NewID(), 77), "nobody says that this one is forgotten")
-		_, err = l.EraseAgain(t.Context(), desk, l.borrowers())
+		_, err = l.EraseAgain(t.Context(), desk)
 		require.ErrorIs(t, err, patron.ErrDenied)
 	})
 }

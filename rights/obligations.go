@@ -70,36 +70,53 @@ func (o *Office) judge(n *Named, at time.Time) (k Kept, keeps bool) {
 // found is what records there are that name somebody.
 type found struct {
 	kept     []Kept
-	mentions int // records of others
+	held     bool // they are under a legal hold: then nothing of theirs goes, under whatever token
+	mentions int  // records of others
+	later    int  // records that began after the time asked about, and are not theirs
 }
 
-// look goes through all records that name somebody and hands those that may go to unlink, kind by kind, page by page. A nil unlink only looks.
-func (o *Office) look(ctx context.Context, persons []circulation.Borrower, at time.Time, unlink func(circulation.Kind, []anonymize.Target) error) (f found, err error) {
+// A question is what is asked of records that name somebody.
+type question struct {
+	at     time.Time
+	before time.Time                                        // only records that began earlier are theirs; zero: all are
+	unlink func(circulation.Kind, []anonymize.Target) error // of what may go, kind by kind, page by page; nil: nothing
+}
+
+// look goes through all records that name somebody.
+func (o *Office) look(ctx context.Context, persons []circulation.Borrower, ask question) (f found, err error) {
 	const limit = 1000
 	for q := (Query{Persons: persons, Limit: limit}); ; {
 		page, err := o.Circulation.Named(ctx, q)
 		if err != nil {
 			return f, err
 		}
-		if q.Cursor == "" && page.Hold {
+		if page.Hold && !f.held {
+			f.held = true
 			f.kept = append(f.kept, Kept{Reasons: anonymize.LegalHold.Names()})
 		}
 		free := map[circulation.Kind][]anonymize.Target{}
 		for i := range page.Records {
 			n := &page.Records[i]
-			if !n.own() {
+			n.Hold = n.Hold || f.held && n.own()
+			switch {
+			case !ask.before.IsZero() && n.Started.IsZero() && n.own():
+				f.later++
+				f.kept = append(f.kept, Kept{Kind: n.Kind.String(), ID: n.ID, Reasons: []string{noStart}})
+			case !ask.before.IsZero() && !n.Started.Before(ask.before):
+				f.later++
+			case !n.own():
 				f.mentions++
-				continue
-			}
-			if k, keeps := o.judge(n, at); keeps {
-				f.kept = append(f.kept, k)
-			} else {
-				free[n.Kind] = append(free[n.Kind], anonymize.Target{ID: n.ID, Version: n.Version, Rule: "erasure"})
+			default:
+				if k, keeps := o.judge(n, ask.at); keeps {
+					f.kept = append(f.kept, k)
+				} else {
+					free[n.Kind] = append(free[n.Kind], anonymize.Target{ID: n.ID, Version: n.Version, Rule: "erasure"})
+				}
 			}
 		}
-		if unlink != nil {
+		if ask.unlink != nil {
 			for _, kind := range slices.Sorted(maps.Keys(free)) {
-				if err := unlink(kind, free[kind]); err != nil {
+				if err := ask.unlink(kind, free[kind]); err != nil {
 					return f, err
 				}
 			}
@@ -109,3 +126,6 @@ func (o *Office) look(ctx context.Context, persons []circulation.Borrower, at ti
 		}
 	}
 }
+
+// noStart is why a record stays linked to somebody who is forgotten: it does not say when it began, and the number may have been given to somebody else.
+const noStart = "no-start-date"

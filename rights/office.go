@@ -1,7 +1,9 @@
 package rights
 
 import (
+	"context"
 	"errors"
+	"iter"
 	"time"
 
 	"github.com/carrel-project/carrel/anonymize"
@@ -20,6 +22,10 @@ type Config struct {
 
 	// Reporter reads the trail for copies: who saw what of the patron. Nil: that is not in them.
 	Reporter *audit.Reporter
+
+	// Borrowers yields all borrowers that the circulation store knows, in any order; what is erased meanwhile does not matter to it. [Office.EraseAgain] needs it. Nil: who comes back by a late export, or with a database that
+	// was restored, is not looked for.
+	Borrowers func(ctx context.Context) iter.Seq2[circulation.Borrower, error]
 
 	// Policy is the library's retention policy. What it holds (legal holds on items and records) is not erased, and its keep-fields say how coarse the facts of what is unlinked become, as in
 	// a sweep. Nil: there is none, and the facts stay whole.
@@ -91,4 +97,7 @@ type Request struct {
 
 	// Partial erases what may go although something is owed, and keeps the rest and the key until that is settled: see [Office.Purge], which then does the rest.
 	Partial bool
+
+	// DryRun changes nothing, and says what would be done: in a certificate that is not signed.
+	DryRun bool
 }

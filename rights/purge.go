@@ -16,8 +16,9 @@ type Purge struct {
 	ExpiredBefore time.Time   // also those whose account expired before then; zero: nobody for that
 	Patrons       []patron.ID // and these
 
-	// Done, which may be nil, is called for everybody who was looked at: with a certificate, or with an error that is an [*ObligationsError] for those who were refused.
-	Done func(patron.ID, Certificate, error)
+	// Done, which may be nil, is called for everybody who was looked at: with a certificate, or with an error that is an [*ObligationsError] for those who were refused. What it returns, if not nil, ends the purge: a certificate that cannot
+	// be written, say.
+	Done func(patron.ID, Certificate, error) error
 }
 
 // Purged counts what a purge did.
@@ -38,18 +39,20 @@ type Purged struct {
 func (o *Office) Purge(ctx context.Context, call patron.Call, p Purge) (Purged, error) {
 	r := Purged{Reasons: map[string]int{}}
 	seen := map[patron.ID]bool{}
-	one := func(id patron.ID) error {
+	one := func(id patron.ID, request Request, expired time.Time) error {
 		if seen[id] {
 			return nil
 		}
 		seen[id] = true
-		c, err := o.Erase(ctx, call, id, p.Request)
+		c, err := o.forget(ctx, call, id, request, expired)
 		return r.count(p.Done, id, c, err)
 	}
 	some := func(l patron.Leaving) error {
+		request := p.Request
+		request.Partial = request.Partial || l.Erasing // whoever waits has been asked
 		for id, err := range o.Directory.Leaving(ctx, call, l) {
 			if err == nil {
-				err = one(id)
+				err = one(id, request, l.ExpiredBefore)
 			}
 			if err != nil {
 				return err
@@ -66,7 +69,7 @@ func (o *Office) Purge(ctx context.Context, call patron.Call, p Purge) (Purged, 
 		}
 	}
 	for _, id := range p.Patrons {
-		if err := one(id); err != nil {
+		if err := one(id, p.Request, time.Time{}); err != nil {
 			return r, err
 		}
 	}
@@ -74,16 +77,22 @@ func (o *Office) Purge(ctx context.Context, call patron.Call, p Purge) (Purged, 
 }
 
 // count counts one, and returns what ends the purge.
-func (r *Purged) count(done func(patron.ID, Certificate, error), id patron.ID, c Certificate, err error) error {
+func (r *Purged) count(done func(patron.ID, Certificate, error) error, id patron.ID, c Certificate, err error) error {
 	var owed *ObligationsError
+	var denied *patron.DeniedError
 	kept := c.Kept
 	switch {
 	case errors.As(err, &owed):
 		r.Refused++
 		kept = owed.Kept
-	case errors.Is(err, patron.ErrNotFound):
+	case errors.Is(err, patron.ErrNotFound), err == nil && c.Before:
 		r.Missing++
-	case errors.Is(err, errBusy), errors.Is(err, crypto.ErrNotAuthentic), errors.Is(err, crypto.ErrNoKey):
+	case errors.As(err, &denied) && denied.Why == whyRestricted:
+		r.Refused++
+		kept = []Kept{{Reasons: []string{whyRestricted}}}
+	case errors.Is(err, errProlonged):
+		return nil
+	case errors.Is(err, errBusy), errors.Is(err, crypto.ErrNotAuthentic), errors.Is(err, crypto.ErrNoKey), errors.Is(err, crypto.ErrNoEpoch), errors.Is(err, crypto.ErrShredded):
 		r.Failed++
 	case err != nil:
 		return err
@@ -99,7 +108,10 @@ func (r *Purged) count(done func(patron.ID, Certificate, error), id patron.ID, c
 		}
 	}
 	if done != nil {
-		done(id, c, err)
+		return done(id, c, err)
 	}
 	return nil
 }
+
+// whyRestricted is the directory's word for a record that is restricted.
+const whyRestricted = "restricted"

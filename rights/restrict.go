@@ -70,3 +70,10 @@ func (o *Office) hold(ctx context.Context, references []crypto.Secret, do func(H
 	}
 	return errors.Join(failed...)
 }
+
+// Withdraw takes back a demand for erasure that waits until nothing is owed. What was erased stays erased. It needs the right to erase.
+//
+// Errors: [patron.ErrDenied], [patron.ErrNotFound], [patron.ErrNotRecorded].
+func (o *Office) Withdraw(ctx context.Context, call patron.Call, id patron.ID, r Request) error {
+	return o.Directory.Withdraw(ctx, call, id, r.Approval)
+}

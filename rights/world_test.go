@@ -153,7 +153,7 @@ func (l *library) open(cfg rights.Config, keys crypto.KeyStore, patrons patron.S
 func (l *library) with(cfg rights.Config) {
 	reporter, err := audit.NewReporter(audit.ReporterConfig{Store: l.log, Keys: l.keys, Recorder: l.trail})
 	require.NoError(l.t, err)
-	cfg.Directory, cfg.Circulation, cfg.Keys, cfg.Trail, cfg.Reporter = l.dir, l.store, l.keys, l.trail, reporter
+	cfg.Directory, cfg.Circulation, cfg.Keys, cfg.Trail, cfg.Reporter, cfg.Borrowers = l.dir, l.store, l.keys, l.trail, reporter, l.borrowers
 	l.Office, err = rights.New(cfg)
 	require.NoError(l.t, err)
 }
@@ -258,7 +258,7 @@ func (l *library) id(n int) patron.ID {
 }
 
 // borrowers are all that the database knows.
-func (l *library) borrowers() iter.Seq2[circulation.Borrower, error] {
+func (l *library) borrowers(context.Context) iter.Seq2[circulation.Borrower, error] {
 	return func(yield func(circulation.Borrower, error) bool) {
 		rows, err := l.db.Query("SELECT borrower FROM persons")
 		require.NoError(l.t, err)

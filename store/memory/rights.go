@@ -69,14 +69,11 @@ func (s *state) roles(k key, persons []circulation.Borrower) (roles []circulatio
 func (s *state) named(k key, persons []circulation.Borrower) rights.Named {
 	n := rights.Named{Record: s.record(k, time.Now()), Roles: s.roles(k, persons), Facts: s.Rows[k].Facts}
 	n.Facts.Categories = slices.Clone(n.Facts.Categories)
-	if n.Roles[0] != circulation.RoleBorrower {
-		n.Version = ""
-		return n
-	}
 	n.Texts = slices.Clone(s.Texts[k])
 	for _, to := range s.Ties[k] {
 		n.Points = append(n.Points, circulation.Pointer(to))
 	}
+	n.Restrict()
 	return n
 }
 
@@ -89,6 +86,17 @@ func (c *Circulation) Part(ctx context.Context, persons []circulation.Borrower) 
 	}
 	naming := map[circulation.Borrower]bool{}
 	for k, links := range c.s.Links {
+		if b := c.s.borrower(k); slices.Contains(persons, b) {
+			naming[b] = true
+			left++
+			continue
+		}
+		recipient := slices.ContainsFunc(links, func(l circulation.Link) bool {
+			return l.Role == circulation.RoleRecipient && slices.Contains(persons, l.Person)
+		})
+		if recipient { // what was written to them, and where to
+			put(c.s.Texts, k, slices.DeleteFunc(slices.Clone(c.s.Texts[k]), rights.ToRecipient))
+		}
 		rest := slices.DeleteFunc(slices.Clone(links), func(l circulation.Link) bool {
 			return l.Role != circulation.RoleBorrower && slices.Contains(persons, l.Person)
 		})
@@ -98,10 +106,6 @@ func (c *Circulation) Part(ctx context.Context, persons []circulation.Borrower) 
 			r.Version++
 			c.s.Rows[k] = r
 		}
-		if b := c.s.borrower(k); slices.Contains(persons, b) {
-			naming[b] = true
-			left++
-		}
 	}
 	for _, b := range persons {
 		p, there := c.s.Persons[b]
@@ -109,6 +113,7 @@ func (c *Circulation) Part(ctx context.Context, persons []circulation.Borrower) 
 			continue
 		}
 		p.Listed = false
+		put(c.s.Holds, b, slices.DeleteFunc(slices.Clone(c.s.Holds[b]), func(h circulation.Hold) bool { return !inForce(h, time.Now()) }))
 		if c.s.Persons[b] = p; !naming[b] && len(c.s.Holds[b]) == 0 {
 			delete(c.s.Persons, b)
 		}

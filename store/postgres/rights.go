@@ -101,9 +101,7 @@ func named(ctx context.Context, db DB, numbers, persons []int64) (all []rights.N
 		if x == nil || len(x.Roles) == 0 || x.Facts.ID == "" {
 			continue
 		}
-		if x.Roles[0] != circulation.RoleBorrower {
-			x.Version, x.Texts, x.Points = "", nil, nil
-		}
+		x.Restrict()
 		all = append(all, *x)
 	}
 	return all, nil
@@ -183,13 +181,22 @@ func (c *Circulation) Part(ctx context.Context, borrowers []circulation.Borrower
 		if _, err := t.exec("SELECT FROM persons WHERE p = ANY (CAST($1 AS bigint[])) ORDER BY p FOR UPDATE", who); err != nil {
 			return err
 		}
-		const theirCompanions = "SELECT n FROM companions WHERE person = ANY (CAST($1 AS bigint[]))"
+		const theirCompanions = `SELECT c.n FROM companions c JOIN links l ON l.n = c.n
+			WHERE c.person = ANY (CAST($1 AS bigint[])) AND (l.person IS NULL OR l.person <> ALL (CAST($1 AS bigint[])))`
 		// What was read of the records they are taken out of is out of date.
 		_, err = t.exec("UPDATE links SET version = version + 1, plan = 0 WHERE n IN (SELECT n FROM links WHERE n IN ("+theirCompanions+") ORDER BY n FOR UPDATE)", who)
 		if err != nil {
 			return err
 		}
-		if _, err := t.exec("DELETE FROM companions WHERE person = ANY (CAST($1 AS bigint[]))", who); err != nil {
+		// What was written to them, and where to.
+		if _, err := t.exec("DELETE FROM personal WHERE field IN ($2, $3) AND n IN ("+theirCompanions+" AND c.role = $4)", who,
+			int64(circulation.TextAddress), int64(circulation.TextBody), int64(circulation.RoleRecipient)); err != nil {
+			return err
+		}
+		if _, err := t.exec("DELETE FROM companions WHERE person = ANY (CAST($1 AS bigint[])) AND n IN ("+theirCompanions+")", who); err != nil {
+			return err
+		}
+		if _, err := t.exec("DELETE FROM holds WHERE until <= $2 AND person = ANY (CAST($1 AS bigint[]))", who, time.Now().UnixMicro()); err != nil {
 			return err
 		}
 		if _, err := t.exec("UPDATE persons SET listed = false WHERE listed AND p = ANY (CAST($1 AS bigint[]))", who); err != nil {

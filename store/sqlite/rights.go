@@ -141,9 +141,7 @@ func (c *Circulation) named(ctx context.Context, h horizon, numbers, persons []i
 	}
 	for _, n := range numbers {
 		if x := found[n]; x != nil && x.Facts.ID != "" && x.Kind != 0 {
-			if x.Roles[0] != circulation.RoleBorrower {
-				x.Version, x.Texts, x.Points = "", nil, nil
-			}
+			x.Restrict()
 			all = append(all, *x)
 		}
 	}
@@ -224,7 +222,14 @@ func (c *Circulation) Part(ctx context.Context, borrowers []circulation.Borrower
 			return err
 		}
 		who := list(persons)
-		const theirCompanions = " IN (SELECT n FROM companions INDEXED BY companions_person WHERE person IN (SELECT value FROM json_each(?1)))"
+		const others = `SELECT c.n FROM companions c INDEXED BY companions_person CROSS JOIN links l ON l.n = c.n
+			WHERE c.person IN (SELECT value FROM json_each(?1)) AND (l.person IS NULL OR l.person NOT IN (SELECT value FROM json_each(?1)))`
+		const theirCompanions = " IN (" + others + ")"
+		// What was written to them, and where to.
+		if _, err := t.exec("DELETE FROM personal WHERE field IN (?2, ?3) AND n IN ("+others+" AND c.role = ?4)", who,
+			int64(circulation.TextAddress), int64(circulation.TextBody), int64(circulation.RoleRecipient)); err != nil {
+			return err
+		}
 		// What was read of the records they are taken out of is out of date.
 		if _, err := t.exec("UPDATE links SET version = ?2, plan = 0 WHERE n"+theirCompanions, who, t.change); err != nil {
 			return err
@@ -249,8 +254,11 @@ func (c *Circulation) Part(ctx context.Context, borrowers []circulation.Borrower
 		if err != nil {
 			return err
 		}
-		gone := slices.DeleteFunc(persons, func(p int64) bool { return naming[p] })
-		_, err = t.exec("DELETE FROM persons WHERE p IN (SELECT value FROM json_each(?1)) AND p NOT IN (SELECT person FROM holds)", list(gone))
+		gone := list(slices.DeleteFunc(persons, func(p int64) bool { return naming[p] }))
+		if _, err := t.exec("DELETE FROM holds WHERE until <= ?2 AND person IN (SELECT value FROM json_each(?1))", gone, time.Now().UnixMicro()); err != nil {
+			return err
+		}
+		_, err = t.exec("DELETE FROM persons WHERE p IN (SELECT value FROM json_each(?1)) AND p NOT IN (SELECT person FROM holds)", gone)
 		return err
 	})
 	if err != nil {

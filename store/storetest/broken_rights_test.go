@@ -59,6 +59,18 @@ func brokenRights() map[string]brokenStore {
 			}}.in(c)
 		}, []string{"NamedIsNobodyElse"}},
 		"namesWithoutHold": {eachNamed(func(p *rights.Page) { p.Hold = len(p.Records) > 0 && p.Records[0].Hold }), []string{"NamedSaysHold"}},
+		"partsKeepingTexts": {func(c storetest.Circulation) storetest.Circulation {
+			s := c.Store.(rights.Circulation)
+			return overRights{named: func(ctx context.Context, q rights.Query) (rights.Page, error) {
+				page, err := s.Named(ctx, q)
+				eachIn(&page, func(n *rights.Named) {
+					if n.Roles[0] != circulation.RoleBorrower {
+						n.Texts = nil
+					}
+				})
+				return page, err
+			}}.in(c)
+		}, []string{"PartTakesWhatWasWrittenToThem"}},
 		"partsNobody": {func(c storetest.Circulation) storetest.Circulation {
 			return overRights{part: func(context.Context, []circulation.Borrower) (int, error) { return 0, nil }}.in(c)
 		}, []string{"PartTakesOutOfOthersRecords", "PartForgetsWhomNothingNames"}},

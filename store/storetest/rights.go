@@ -18,6 +18,8 @@ func rightsCases() []testcase {
 		{name: "NamedIsNobodyElse", rights: true, run: testNamedNobodyElse},
 		{name: "NamedSaysHold", rights: true, holds: true, run: testNamedHold},
 		{name: "PartTakesOutOfOthersRecords", rights: true, run: testPart},
+		{name: "PartTakesWhatWasWrittenToThem", rights: true, kinds: []circulation.Kind{circulation.KindNotice}, run: testPartTexts},
+		{name: "PartLeavesTheirOwnRecords", rights: true, run: testPartOwn},
 		{name: "PartForgetsWhomNothingNames", rights: true, accounts: true, run: testPartForgets},
 		{name: "PartKeepsWhatIsHeld", rights: true, accounts: true, holds: true, run: testPartKeeps},
 	}
@@ -254,6 +256,39 @@ func testPart(f *fixture) {
 		f.lacks(f.dump(), "after Part", string(person(7)))
 		f.contains(f.dump(), "after Part", string(person(1)))
 		f.same("records that name the person", f.part(person(7)), 0)
+	})
+}
+
+func testPartTexts(f *fixture) {
+	e := notice(f.id(0), person(1))
+	e.Recipient, e.Address, e.Body, e.Note = person(7), "street-of-seven", "dear-seven", "note-on-one"
+	f.save(e)
+	all, _ := f.named(10, person(7))
+	if len(all) != 1 || len(all[0].Texts) != 2 {
+		f.Errorf("Named does not return what was written to the recipient, and only that: %+v", all)
+	}
+	f.part(person(7))
+	dump := f.dump()
+	f.lacks(dump, "after Part", "street-of-seven", "dear-seven")
+	f.contains(dump, "after Part", "note-on-one")
+}
+
+func testPartOwn(f *fixture) {
+	f.eachKind(func(f *fixture, k circulation.Kind) {
+		e := unfinished(k, f.id(0), person(7))
+		for _, name := range []string{"Recipient", "Staff"} {
+			if has(k, name) {
+				e = with(e, name, person(7))
+			}
+		}
+		if has(k, "Address") {
+			e = with(e, "Address", "street-of-seven")
+		}
+		f.save(e)
+		before, _ := f.named(10, person(7))
+		f.part(person(7))
+		after, _ := f.named(10, person(7))
+		f.same("a record of which they are the borrower", fmt.Sprint(len(after), after[0].Roles, after[0].Texts), fmt.Sprint(len(before), before[0].Roles, before[0].Texts))
 	})
 }
 
