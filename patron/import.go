@@ -211,12 +211,19 @@ func (in *importing) returning(ctx context.Context, owners [][]ID) ([]bool, erro
 	if in.source.Returning {
 		return is, nil
 	}
+	// Of the types only that by which the source tells people apart: bar codes are given again.
+	subjects := func(i int) (list []crypto.Subject) {
+		for _, id := range in.waiting[i].profile.Identifiers {
+			if in.source.Key == "" || id.Use == in.source.Key {
+				list = append(list, ReferenceSubject(crypto.NewSecret(Reference(id.Use, id.Value.Reveal()))))
+			}
+		}
+		return list
+	}
 	var ask []crypto.Subject
 	for i, of := range owners {
-		for _, id := range in.waiting[i].profile.Identifiers {
-			if len(of) == 0 {
-				ask = append(ask, ReferenceSubject(crypto.NewSecret(Reference(id.Use, id.Value.Reveal()))))
-			}
+		if len(of) == 0 {
+			ask = append(ask, subjects(i)...)
 		}
 	}
 	if len(ask) == 0 {
@@ -227,8 +234,8 @@ func (in *importing) returning(ctx context.Context, owners [][]ID) ([]bool, erro
 		return nil, err
 	}
 	for i, of := range owners {
-		is[i] = len(of) == 0 && slices.ContainsFunc(in.waiting[i].profile.Identifiers, func(id Identifier) bool {
-			_, is := dead[ReferenceSubject(crypto.NewSecret(Reference(id.Use, id.Value.Reveal())))]
+		is[i] = len(of) == 0 && slices.ContainsFunc(subjects(i), func(s crypto.Subject) bool {
+			_, is := dead[s]
 			return is
 		})
 	}

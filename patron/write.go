@@ -98,6 +98,8 @@ func (a *act) update(ctx context.Context, id ID, u Update) error {
 		return a.refuse(ctx, whyRestricted)
 	case !row.Erasing.IsZero():
 		return a.refuse(ctx, whyErasing)
+	case !row.Restricted.IsZero() && u.Segments.Has(access.Identifiers): // by which their records are held
+		return a.refuse(ctx, whyRestricted)
 	case u.Version != 0 && u.Version != row.Version:
 		return a.undone(ctx, &ConflictError{id})
 	}

@@ -52,6 +52,9 @@ type Named struct {
 	Points []circulation.Pointer
 }
 
+// vouches reports whether the person pays for the borrower, or vouches for them.
+func (n *Named) vouches() bool { return slices.Contains(n.Roles, circulation.RoleSponsor) }
+
 // Restrict takes from a record of somebody else what is not the person's: all texts but those to them as the recipient, the pointers, and the version.
 func (n *Named) Restrict() {
 	if n.own() {

@@ -67,8 +67,10 @@ func (o *Office) forget(ctx context.Context, call patron.Call, id patron.ID, r R
 
 func (o *Office) erase(ctx context.Context, call patron.Call, e *patron.Erasure, r Request, expired time.Time, c *Certificate) error {
 	if e.Gone {
-		c.Before, c.Erased.Key = true, true
-		return nil
+		c.Before, c.Erased.Key, c.NumbersUnknown = true, true, true
+		f, err := o.clear(ctx, e.References, c.Erased.Records)
+		c.Kept = f.kept
+		return err
 	}
 	if e.Forgotten {
 		return o.finish(ctx, call, e, c)
@@ -223,7 +225,7 @@ func (o *Office) clearOnce(ctx context.Context, persons []circulation.Borrower, 
 		if unlinked > 0 {
 			continue // what conflicted, and what came meanwhile
 		}
-		if f.later > 0 || !part {
+		if f.later > 0 || f.vouched || !part {
 			return f, nil // somebody else may have the number, and be in those
 		}
 		left, err := o.Circulation.Part(ctx, persons)

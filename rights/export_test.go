@@ -257,7 +257,7 @@ func TestEraseAgain(t *testing.T) {
 		reused, gone := l.id(1), l.id(2)
 		l.erase(reused)
 		l.erase(gone)
-		next := l.join(1) // the number of the first is given to somebody else
+		next := l.join(1)                    // the number of the first is given to somebody else
 		newer := loan("next", l.borrower(1)) // lent after the first was forgotten
 		newer.Loaned, newer.Due, newer.Returned = time.Now().Add(time.Minute), time.Now().Add(2*time.Minute), time.Now().Add(3*time.Minute)
 		undated := loan("undated", l.borrower(2))

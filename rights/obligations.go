@@ -67,11 +67,17 @@ func (o *Office) judge(n *Named, at time.Time) (k Kept, keeps bool) {
 	return k, reasons != 0
 }
 
+// owed says whether money is owed on a record.
+func (o *Office) owed(n *Named, at time.Time) anonymize.Reasons {
+	return o.strict.Decide(&n.Record, at).Reasons & (anonymize.OpenFee | anonymize.FeeInProcess)
+}
+
 // found is what records there are that name somebody.
 type found struct {
 	kept     []Kept
 	held     bool // they are under a legal hold: then nothing of theirs goes, under whatever token
 	mentions int  // records of others
+	vouched  bool // they vouch for what somebody else still owes, and stay in it
 	later    int  // records that began after the time asked about, and are not theirs
 }
 
@@ -104,6 +110,9 @@ func (o *Office) look(ctx context.Context, persons []circulation.Borrower, ask q
 				f.kept = append(f.kept, Kept{Kind: n.Kind.String(), ID: n.ID, Reasons: []string{noStart}})
 			case !ask.before.IsZero() && !n.Started.Before(ask.before):
 				f.later++
+			case !n.own() && n.vouches() && o.owed(n, ask.at) != 0:
+				f.vouched = true
+				f.kept = append(f.kept, Kept{Kind: n.Kind.String(), ID: n.ID, Reasons: o.owed(n, ask.at).Names()})
 			case !n.own():
 				f.mentions++
 			default:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/carrel-project/carrel/anonymize"
@@ -22,6 +24,10 @@ type Config struct {
 
 	// Reporter reads the trail for copies: who saw what of the patron. Nil: that is not in them.
 	Reporter *audit.Reporter
+
+	// Types are the types of identifiers that borrower tokens are made of, besides the ID: best one whose values are never changed and never given to anybody else. What a record says by a number is taken for
+	// that of whoever has it now. Nil: all types.
+	Types []string
 
 	// Borrowers yields all borrowers that the circulation store knows, in any order; what is erased meanwhile does not matter to it. [Office.EraseAgain] needs it. Nil: who comes back by a late export, or with a database that
 	// was restored, is not looked for.
@@ -80,6 +86,9 @@ func New(cfg Config) (*Office, error) {
 // persons returns all tokens by which circulation records may name a patron, of all living epochs.
 func (o *Office) persons(references []crypto.Secret) (all []circulation.Borrower, err error) {
 	for _, r := range references {
+		if use, _, is := strings.Cut(r.Reveal(), ":"); is && o.Types != nil && !slices.Contains(o.Types, use) {
+			continue
+		}
 		tokens, err := o.borrowers.Tokens(r.Reveal())
 		if err != nil {
 			return nil, err

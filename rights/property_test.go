@@ -26,6 +26,7 @@ type drawn struct {
 	key       string
 	owner     int // whose record it is; -1: somebody's who is no patron
 	protected bool
+	money     bool // is owed on it
 }
 
 // whose maps the tokens of the patrons back to them.
@@ -96,6 +97,13 @@ func TestEraseOfRandomHistories(t *testing.T) {
 		}
 		keeps := func(d drawn) bool { return d.protected || held != "" }
 		owed := held != ""
+		vouches := func(d drawn) bool {
+			return d.owner != 0 && d.money && slices.ContainsFunc(parts(t, d.entry).Links, func(l circulation.Link) bool {
+				return l.Role == circulation.RoleSponsor && known[l.Person] == 0
+			})
+		}
+		vouched := slices.ContainsFunc(all, vouches)
+		owed = owed || vouched
 		for _, d := range all {
 			owed = owed || d.owner == 0 && keeps(d)
 		}
@@ -121,13 +129,13 @@ func TestEraseOfRandomHistories(t *testing.T) {
 			var want []circulation.Link
 			if d.owner != 0 || keeps(d) {
 				for _, l := range parts(t, d.entry).Links {
-					if l.Role == circulation.RoleBorrower || known[l.Person] != 0 || d.owner == 0 || held != "" {
+					if l.Role == circulation.RoleBorrower || known[l.Person] != 0 || d.owner == 0 || held != "" || vouched {
 						want = append(want, l)
 					}
 				}
 			}
 			require.ElementsMatch(t, want, after[d.key], d.key)
-			require.Equal(t, d.owner == 0 && keeps(d), kept[d.key], "told as kept: %s", d.key)
+			require.Equal(t, d.owner == 0 && keeps(d) || vouches(d), kept[d.key], "told as kept: %s", d.key)
 		}
 		if c.Erased.Key {
 			dump, err := store.Dump(ctx)
@@ -187,6 +195,7 @@ func draw(t *rapid.T, i int, who func(string) circulation.Borrower, known whose,
 		x := circulation.Fee{ID: id, Borrower: b, Sponsor: companion(), Charged: began, Closed: over, Status: circulation.FeeClosed, Outcome: circulation.FeePaid, Method: "cash"}
 		if state == 1 {
 			x.Closed, x.Status, x.Outcome, x.Method = time.Time{}, circulation.FeeOpen, "", ""
+			d.money = true
 		}
 		loans := slices.DeleteFunc(slices.Clone(before), func(d drawn) bool { return d.key[:4] != "loan" })
 		if len(loans) > 0 && rapid.Bool().Draw(t, "of a loan") {
@@ -195,6 +204,7 @@ func draw(t *rapid.T, i int, who func(string) circulation.Borrower, known whose,
 			if state == 1 { // which protects the loan, whoever owes it
 				for i := range before {
 					before[i].protected = before[i].protected || before[i].key == of.key
+					before[i].money = before[i].money || before[i].key == of.key
 				}
 			}
 		}
