@@ -11,20 +11,22 @@ type Act uint8
 
 // The acts.
 const (
-	Create  Act = iota // add a patron
-	Change             // change a patron: only what is shown in full, see [Decision.MayChange]
-	Import             // take in patrons from another system
-	Export             // hand patrons out of the system
-	Resolve            // from the borrower token of a loan to the patron
-	Find               // look a patron up by identifier
-	Reindex            // rebuild the look-up index
-	Review             // review the break-glass uses of others
-	Report             // read in the audit trail who did what
+	Create   Act = iota // add a patron
+	Change              // change a patron: only what is shown in full, see [Decision.MayChange]
+	Import              // take in patrons from another system
+	Export              // hand patrons out of the system
+	Resolve             // from the borrower token of a loan to the patron
+	Find                // look a patron up by identifier
+	Reindex             // rebuild the look-up index
+	Review              // review the break-glass uses of others
+	Report              // read in the audit trail who did what
+	Erase               // forget a patron for good
+	Restrict            // keep others from a patron's record, lift that, and work with it meanwhile
 )
 
-const actCount = 9
+const actCount = 11
 
-var actWords = [actCount]string{"create", "change", "import", "export", "resolve", "find", "reindex", "review", "report"}
+var actWords = [actCount]string{"create", "change", "import", "export", "resolve", "find", "reindex", "review", "report", "erase", "restrict"}
 
 // String returns the word for the act, or act(n) for none that exists.
 func (a Act) String() string {

@@ -88,7 +88,7 @@ func TestParseErrors(t *testing.T) {
 		{"for another purpose", test("{name: notices, role: desk, purpose: overdue, want: {names: full}}"), `line 13, column 65: test "notices" fails: names is none, but full is wanted`},
 		{"acts in a test", test("{name: t, role: desk, purpose: checkout, want: {may: [find, resolve]}}"), `line 13, column 58: test "t" fails: may is [find], but [resolve, find] is wanted`},
 		{"no acts in a test", test("{name: t, role: desk, purpose: checkout, want: {may: []}}"), `line 13, column 58: test "t" fails: may is [find], but [] is wanted`},
-		{"unknown act in a test", test("{name: t, role: desk, purpose: checkout, want: {may: [serch]}}"), `line 13, column 59: may cannot be "serch"; known are create, change, import, export, resolve, find, reindex, review, report`},
+		{"unknown act in a test", test("{name: t, role: desk, purpose: checkout, want: {may: [serch]}}"), `line 13, column 59: may cannot be "serch"; known are create, change, import, export, resolve, find, reindex, review, report, erase, restrict`},
 		{"break-glass in a test", test("{name: t, role: desk, purpose: checkout, want: {break-glass: []}}"), `line 13, column 66: test "t" fails: break-glass is [phones], but [] is wanted`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -62,6 +62,9 @@ func (p *Policy) Zone() *time.Location { return p.clock.zone.Location() }
 // Covers reports whether the policy has rules for a kind.
 func (p *Policy) Covers(k circulation.Kind) bool { return p.rules[kindIndex(k)] != nil }
 
+// Keep returns what stays on unlinked records of a kind; nil: all that does not identify.
+func (p *Policy) Keep(k circulation.Kind) *Keep { return p.keep[kindIndex(k)] }
+
 // Needs says which facts the policy looks at.
 func (p *Policy) Needs() Needs { return p.needs }
 

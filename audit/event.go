@@ -98,12 +98,15 @@ const (
 	Lock   Action = "lock"  // an account, after failed logins
 	Unlock Action = "unlock"
 
-	Sweep   Action = "sweep"   // one page of a sweep: records were unlinked
-	Hold    Action = "hold"    // a legal hold begins, on a patron or, with Kind "trail", on the trail
-	Release Action = "release" // and ends
-	Shred   Action = "shred"   // a patron's key is destroyed
-	Rotate  Action = "rotate"  // of the keyring
-	Report  Action = "report"  // on the trail itself
+	Sweep    Action = "sweep"    // one page of a sweep: records were unlinked
+	Hold     Action = "hold"     // a legal hold begins, on a patron or, with Kind "trail", on the trail
+	Release  Action = "release"  // and ends
+	Restrict Action = "restrict" // a patron's record is restricted: GDPR article 18
+	Lift     Action = "lift"     // and is no more
+	Erase    Action = "erase"    // a patron asks to be forgotten, and is
+	Shred    Action = "shred"    // a patron's key is destroyed
+	Rotate   Action = "rotate"   // of the keyring
+	Report   Action = "report"   // on the trail itself
 
 	Prune   Action = "prune"   // of the trail
 	Restore Action = "restore" // the trail goes on after a part of it was lost
@@ -117,12 +120,12 @@ type Class string
 // The classes.
 const (
 	Views    Class = "views"    // view, find, resolve, break-glass, review
-	Changes  Class = "changes"  // create, update, import, hold, release
+	Changes  Class = "changes"  // create, update, import, hold, release, restrict, lift
 	Exports  Class = "exports"  // export
 	Logins   Class = "logins"   // login, lock, unlock
 	Jobs     Class = "jobs"     // sweep, reindex, rotate
 	Reports  Class = "reports"  // report
-	Erasures Class = "erasures" // shred
+	Erasures Class = "erasures" // shred, erase
 	Upkeep   Class = "upkeep"   // of the trail: prune, restore, anchor, holds on the trail; kept as long as what it vouches for
 )
 
@@ -138,11 +141,13 @@ var actions = map[Action]struct {
 }{
 	View: {Views, true}, Find: {Views, true}, Resolve: {Views, true}, BreakGlass: {Views, true}, Review: {Views, true},
 	Create: {Changes, true}, Update: {Changes, true}, Import: {Changes, true}, Hold: {Changes, true}, Release: {Changes, true},
+	Restrict: {Changes, true}, Lift: {Changes, true},
 	Export: {Exports, true},
 	LogIn:  {Logins, true}, Lock: {Logins, true}, Unlock: {Logins, true},
 	Sweep: {Jobs, false}, Reindex: {Jobs, true}, Rotate: {Jobs, false},
 	Report: {Reports, true},
 	Shred:  {Erasures, false}, // whose key it was would lead to all that the month says of them
+	Erase:  {Erasures, false}, // the same
 	Prune:  {Upkeep, false}, Restore: {Upkeep, false}, NewAnchor: {Upkeep, false},
 }
 

@@ -188,7 +188,7 @@ func patternOf(e *Event) pattern {
 		rest("Create", "create", "C")
 	case Update, Import:
 		rest("Update", "update", "U")
-	case Shred:
+	case Shred, Erase:
 		rest("Delete", "delete", "D")
 		p.client, p.server = application, custodian
 	case Export:
@@ -219,6 +219,9 @@ func patternOf(e *Event) pattern {
 		p.kind, p.action = lifecycle("hold"), "U"
 	case Release:
 		p.kind, p.action = lifecycle("unhold"), "U"
+	case Restrict, Lift:
+		p.kind = alert
+		p.subtype = append([]coding{{fhirDCM, "110137", "User Security Attributes Changed"}}, p.subtype...)
 	case Rotate:
 		p.kind, p.action = lifecycle("encrypt"), "U"
 	case Reindex:

@@ -278,21 +278,28 @@ func (k *Keyring) Shred(ctx context.Context, subjects ...Subject) error {
 	return errors.Join(errors.Join(failed...), k.remember(ctx))
 }
 
-// Forgotten reports whether a subject was shredded, in this process or another: it has a tombstone in the erasure ledger, which is read anew.
+// Forgotten returns those of the subjects that were shredded, in this process or another: they have a tombstone in the erasure ledger, which is read anew.
 // What a backup brought back of such a subject is to be deleted again.
 //
 // Errors: [ErrLedger]; that of ctx.
-func (k *Keyring) Forgotten(ctx context.Context, subject Subject) (bool, error) {
-	if err := checkSubject(subject); err != nil {
-		return false, err
+func (k *Keyring) Forgotten(ctx context.Context, subjects ...Subject) (forgotten []Subject, err error) {
+	for _, s := range subjects {
+		if err := checkSubject(s); err != nil {
+			return nil, err
+		}
 	}
 	if err := ctx.Err(); err != nil {
-		return false, err
+		return nil, err
 	}
 	if _, err := k.ledger.refresh(); err != nil {
-		return false, err
+		return nil, err
 	}
-	return k.ledger.has(subject), nil
+	for _, s := range subjects {
+		if k.ledger.has(s) {
+			forgotten = append(forgotten, s)
+		}
+	}
+	return forgotten, nil
 }
 
 func (k *Keyring) destroy(ctx context.Context, subject Subject) error {

@@ -119,6 +119,9 @@ const (
 	whyNoActor  = "no-actor" // nobody says that they ask
 	whyApproval = "no-approval"
 
+	whyRestricted = "restricted" // the patron's record is: see Restrict
+	whyErasing    = "erasing"    // the patron is on the way to being forgotten
+
 	whyNoChannel = "no-channel" // not one of audit's
 )
 
@@ -182,7 +185,7 @@ func (a *act) request(id ID) access.Request {
 
 // about adds a patron to the event, once.
 func (a *act) about(id ID) {
-	if id.IsZero() || id == a.call.Self && len(a.event.Subjects) > 0 {
+	if id.IsZero() || id == a.call.Self && len(a.event.Subjects) > 0 || a.event.Action == audit.Erase { // see Erase
 		return
 	}
 	a.event.Subjects = append(a.event.Subjects, audit.Subject{ID: id.Subject()})

@@ -37,7 +37,7 @@ const exportPage = 500
 
 // Export gives out patrons, page by page. A page is recorded, with everybody on it, before anything of it is revealed. A recipient
 // outside gets pseudonyms, in their order, so that two recipients cannot join what they got line by line; and of the facts only
-// group, categories and library: exact dates would tell who is who. Patrons who were forgotten are left out. Segments are shown as access
+// group, categories and library: exact dates would tell who is who. Patrons who were forgotten are left out, and those whose record is restricted, unless who asks may restrict. Segments are shown as access
 // says; if it shows nothing of one that was asked for, the export is refused.
 //
 // It needs the right to export. A patron who acts for themself gets their own record and no other. The sequence ends with its
@@ -61,6 +61,7 @@ type exporting struct {
 	d    *Directory
 	call Call
 
+	may       access.Decision // of the page
 	begun     bool
 	after     ID                          // of those inside
 	left      []outside                   // of those for a recipient outside, in the order of their pseudonyms
@@ -94,6 +95,7 @@ func (x *exporting) page(ctx context.Context, yield func(Exported) bool) (more b
 	if x.Recipient != "" && strings.TrimSpace(x.Approval) == "" {
 		return false, a.refuse(ctx, whyApproval)
 	}
+	x.may = a.may
 	first := !x.begun
 	rows, more, err := x.next(ctx)
 	if errors.Is(err, ErrNotFound) {
@@ -162,7 +164,7 @@ func (x *exporting) next(ctx context.Context) (rows []Row, more bool, err error)
 			x.after = rows[len(rows)-1].ID
 		}
 	}
-	return slices.DeleteFunc(rows, func(r Row) bool { return !x.wants(r.Facts) }), more, nil
+	return slices.DeleteFunc(rows, func(r Row) bool { return !x.wants(r.Facts) || barred(r, x.call, x.may) }), more, nil
 }
 
 // arrange puts everybody who is wanted into the order of their pseudonyms: two recipients who compare line by line find nothing.

@@ -196,7 +196,7 @@ func (in *importing) batch(ctx context.Context) (n int, err error) {
 
 // isRefusal reports whether an error concerns one patron, so that the others can go on.
 func isRefusal(err error) bool {
-	return errors.Is(err, ErrDuplicate) || errors.Is(err, errUnfit) || errors.Is(err, crypto.ErrShredded) || isDamage(err)
+	return errors.Is(err, ErrDuplicate) || errors.Is(err, errUnfit) || errors.Is(err, errRestricted) || errors.Is(err, errErasing) || errors.Is(err, crypto.ErrShredded) || isDamage(err)
 }
 
 // owners finds whose the identifiers are of those that wait: of the first n, no two of whom share one or are the same patron.
@@ -279,6 +279,12 @@ func (in *importing) one(ctx context.Context, w incoming, owners []ID) (writing,
 		return writing{}, &ConflictError{owners[0]} // it went meanwhile
 	} else if err != nil {
 		return writing{}, err
+	}
+	switch {
+	case !row.Restricted.IsZero():
+		return writing{}, errRestricted
+	case !row.Erasing.IsZero():
+		return writing{}, errErasing
 	}
 	facts := w.profile.Facts
 	if facts.Wish == WishNone {

@@ -104,3 +104,21 @@ func (p *Profile) Reveal(s access.Segment, do func(entry map[string]string)) {
 		do(plain)
 	}
 }
+
+// RevealAll does what Reveal does for all segments, with their names.
+func (p *Profile) RevealAll(do func(segment string, entry map[string]string)) {
+	for _, s := range access.AllSegments() {
+		p.Reveal(s, func(entry map[string]string) { do(s.String(), entry) })
+	}
+}
+
+// FieldNames hands on each segment with the names of its fields, in their order: what personal data there may be in a profile.
+func FieldNames(do func(segment string, fields []string)) {
+	for _, s := range access.AllSegments() {
+		var names []string
+		for _, f := range Fields(s) {
+			names = append(names, f.Name)
+		}
+		do(s.String(), names)
+	}
+}

@@ -39,6 +39,9 @@ type Row struct {
 	Tokens   []crypto.Token // of its identifiers; no two alike, and nobody else has them
 	Lookups  []crypto.Token // by which it is found, too; others may have them as well. No two alike
 	Indexed  uint64         // the change of the index keys with which the tokens and lookups were made
+
+	Restricted time.Time // since when only those look at it who may restrict: GDPR article 18; zero: it is not. To the microsecond, like the facts
+	Erasing    time.Time // when its erasure was asked for, which waits for what is still owed; zero: it was not
 }
 
 // A SealedSegment is one segment. A segment without content is left out.
@@ -64,7 +67,7 @@ type Store interface {
 	// [ErrStaleIndexes] when batch.Indexed is less than the newest ever written; when it is greater, it becomes that.
 	Write(ctx context.Context, batch Batch) error
 
-	// Rows returns at most q.Limit rows whose Indexed is less than q.IndexedBefore (0: all rows), that follow after q.After in
+	// Rows returns at most q.Limit rows whose Indexed is less than q.IndexedBefore (0: all rows), with q.Erasing only those that wait to be erased, that follow after q.After in
 	// a fixed order of the store's choosing; the row with that ID may be gone by now. It returns fewer than q.Limit rows only at the end.
 	// A row that is there during all calls of such a series is left out by none.
 	Rows(ctx context.Context, q Query) ([]Row, error)
@@ -92,7 +95,8 @@ type Write struct {
 // A Query asks for a page of rows.
 type Query struct {
 	IndexedBefore uint64
-	After         ID // zero: from the beginning
+	Erasing       bool // only rows whose Erasing is set
+	After         ID   // zero: from the beginning
 	Limit         int
 }
 

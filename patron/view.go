@@ -52,6 +52,9 @@ func (d *Directory) View(ctx context.Context, call Call, id ID, segments access.
 	} else if err != nil {
 		return View{}, err
 	}
+	if a.barred(row) {
+		return View{}, a.refuse(ctx, whyRestricted)
+	}
 	shown := access.Set(0)
 	v := View{ID: id, Version: row.Version, Levels: levels}
 	for _, s := range row.Segments {

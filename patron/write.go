@@ -93,7 +93,12 @@ func (a *act) update(ctx context.Context, id ID, u Update) error {
 	} else if err != nil {
 		return err
 	}
-	if u.Version != 0 && u.Version != row.Version {
+	switch {
+	case a.barred(row):
+		return a.refuse(ctx, whyRestricted)
+	case !row.Erasing.IsZero():
+		return a.refuse(ctx, whyErasing)
+	case u.Version != 0 && u.Version != row.Version:
 		return a.undone(ctx, &ConflictError{id})
 	}
 	if !a.call.Self.IsZero() && u.Facts != nil {
@@ -131,11 +136,16 @@ type writing struct {
 	after    Profile    // the same, as it is to be
 	segments access.Set // that change
 	opened   access.Set // that before and after hold, of a row that is there
+
+	standing *standing // nil: it stays
 }
+
+// A standing is what Row says of rights that were exercised.
+type standing struct{ restricted, erasing time.Time }
 
 // same reports that nothing changes.
 func (w *writing) same() bool {
-	return w.segments == 0 && w.facts.equal(w.old.Facts) && w.old.Version > 0
+	return w.segments == 0 && w.facts.equal(w.old.Facts) && w.standing == nil && w.old.Version > 0
 }
 
 func (f Facts) equal(g Facts) bool {
@@ -259,7 +269,10 @@ func (d *Directory) put(ctx context.Context, list []writing) error {
 
 // seal makes the row.
 func (d *Directory) seal(ctx context.Context, x *crypto.Indexes, w *writing) (Row, error) {
-	row := Row{ID: w.id, Version: w.old.Version + 1, Facts: w.facts.stored(), Indexed: x.Change()}
+	row := Row{ID: w.id, Version: w.old.Version + 1, Facts: w.facts.stored(), Indexed: x.Change(), Restricted: w.old.Restricted, Erasing: w.old.Erasing}
+	if w.standing != nil {
+		row.Restricted, row.Erasing = stamp(w.standing.restricted), stamp(w.standing.erasing)
+	}
 	for _, s := range w.old.Segments {
 		if !w.segments.Has(s.Segment) {
 			row.Segments = append(row.Segments, s)

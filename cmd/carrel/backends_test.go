@@ -1,10 +1,7 @@
 package main
 
 import (
-	"crypto/rand"
 	"database/sql"
-	"encoding/hex"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +10,8 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
+
+	"github.com/carrel-project/carrel/internal/pgtest"
 )
 
 // onBoth runs a test on a SQLite file and on a PostgreSQL server. newDB knows by the name of the test which it is.
@@ -42,21 +41,9 @@ func newSchema(t testing.TB) string {
 	if server == "" {
 		t.Skip("SKIPPED, NOTHING WAS TESTED: set " + serverVariable + " to a PostgreSQL database that may be written to, as in postgres://127.0.0.1:5432/test?sslmode=disable")
 	}
-	var raw [6]byte
-	rand.Read(raw[:])
-	schema := "carrel_test_" + hex.EncodeToString(raw[:])
-	execPG(t, server, "CREATE SCHEMA "+schema)
-	u, err := url.Parse(server)
-	require.NoError(t, err)
-	q := u.Query()
-	q.Set("search_path", schema)
-	u.RawQuery = q.Encode()
-	dsn := u.String()
+	dsn, _ := pgtest.NewSchema(t, server)
 	keyrings.Store(dsn, filepath.Join(t.TempDir(), "keys"))
-	t.Cleanup(func() {
-		keyrings.Delete(dsn)
-		execPG(t, server, "DROP SCHEMA "+schema+" CASCADE")
-	})
+	t.Cleanup(func() { keyrings.Delete(dsn) })
 	return dsn
 }
 

@@ -256,7 +256,7 @@ func (v *backupVerification) sealed(ctx context.Context, d *database, k *crypto.
 		for _, row := range page {
 			if forgotten, err := k.Forgotten(ctx, row.ID.Subject()); err != nil {
 				return keyProblem(err)
-			} else if forgotten || len(row.Segments) == 0 {
+			} else if len(forgotten) > 0 || len(row.Segments) == 0 {
 				continue
 			}
 			s := row.Segments[0]

@@ -19,6 +19,7 @@ import (
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/lockout"
 	"github.com/carrel-project/carrel/patron"
+	"github.com/carrel-project/carrel/rights"
 )
 
 // How a database is opened.
@@ -43,7 +44,7 @@ type database struct {
 
 // circulationStore is what the command wants of circulation records, over and above what a sweep does.
 type circulationStore interface {
-	anonymize.Store
+	rights.Circulation
 	anonymize.Finisher
 	anonymize.Deferrer
 	crypto.TokenStore

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -21,10 +22,11 @@ import (
 
 // How long each may take until it is worth a warning.
 const (
-	lateEpoch  = 5 * 24 * time.Hour // so late a rotation may be
-	overdueAge = 2 * 24 * time.Hour // a sweep runs every night, and one may fail
-	receiptAge = 7 * 24 * time.Hour // of most libraries something is due every day
-	pendingAge = time.Hour          // a program that writes to the trail makes a checkpoint within seconds
+	lateEpoch  = 5 * 24 * time.Hour  // so late a rotation may be
+	erasureAge = 30 * 24 * time.Hour // GDPR article 12, 3: a month
+	overdueAge = 2 * 24 * time.Hour  // a sweep runs every night, and one may fail
+	receiptAge = 7 * 24 * time.Hour  // of most libraries something is due every day
+	pendingAge = time.Hour           // a program that writes to the trail makes a checkpoint within seconds
 )
 
 func newDoctor() *cobra.Command {
@@ -158,6 +160,9 @@ func (d *doctor) examine(ctx context.Context, keys string, anchors []string, pol
 	files := d.keyring(ctx, keys, have == want)
 	if have == want { // else nothing is where it is looked for
 		if err := d.trail(ctx, anchors); err != nil {
+			return err
+		}
+		if err := d.erasures(ctx); err != nil {
 			return err
 		}
 		if err := d.sweeps(ctx, policy); err != nil {
@@ -332,6 +337,31 @@ func (d *doctor) tree(tree audit.Tree, last time.Time) {
 	default:
 		d.say("checkpoint", fine, "the last was anchored %s ago, over %s", roughly(age), plural(int(tree.Size), "entry"))
 	}
+}
+
+// erasures looks for patrons who have asked to be erased and are not.
+func (d *doctor) erasures(ctx context.Context) error {
+	var waiting int
+	var since sql.NullInt64
+	if err := d.db.QueryRowContext(ctx, "SELECT count(*), min(erasing) FROM patrons WHERE erasing IS NOT NULL").Scan(&waiting, &since); err != nil {
+		return d.refused(ctx, err)
+	}
+	age := time.Duration(0)
+	if since.Valid {
+		age = max(0, d.now.Sub(time.UnixMicro(since.Int64)))
+	}
+	d.gauge("carrel_waiting_erasures", "Patrons whose erasure was asked for and waits until nothing is owed.", float64(waiting))
+	d.gauge("carrel_oldest_waiting_erasure_seconds", "How long the oldest of them has waited.", age.Seconds())
+	d.ok("erasures", age <= erasureAge, warning, fmt.Sprintf("%s for an erasure", waits(waiting)),
+		fmt.Sprintf("%s for an erasure, the longest for %s: does carrel rights purge run every night? What is owed it lists with carrel rights erase", waits(waiting), roughly(age)))
+	return nil
+}
+
+func waits(n int) string {
+	if n == 1 {
+		return "1 patron waits"
+	}
+	return plural(n, "patron") + " wait"
 }
 
 // sweeps looks whether the sweep runs.

@@ -137,7 +137,7 @@ func TestEveryCommandHasHelpWithExamples(t *testing.T) {
 		}
 	}
 	visit(newRoot())
-	assert.Equal(t, 38, reports, "backup, backup verify, restore, residue, worker run-now, status, policy check, import, sweep, migrate, doctor, hold add, release, list, version, demo, keys status, rotate, patron find, resolve, show, access check, who-can, log verify, prune, hold list, status, nine reports, lockout status and policy-check")
+	assert.Equal(t, 43, reports, "backup, backup verify, restore, rights export, erase, purge, verify, inventory, residue, worker run-now, status, policy check, import, sweep, migrate, doctor, hold add, release, list, version, demo, keys status, rotate, patron find, resolve, show, access check, who-can, log verify, prune, hold list, status, nine reports, lockout status and policy-check")
 
 	out := good(t, carrel(t, "sweep", "--help"))
 	assert.Contains(t, out, "carrel sweep --db library.db --policy policy.yaml --dry-run")

@@ -2,54 +2,72 @@ package main
 
 import (
 	"context"
+	"errors"
+	"slices"
 
+	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
 	"github.com/carrel-project/carrel/patron"
+	"github.com/carrel-project/carrel/rights"
 )
 
-// reerase erases once more whom a backup brought back although they were forgotten since: their keys, and their rows among the patrons. It returns how many people
-// that were. It can be interrupted and called again.
-func (d *database) reerase(ctx context.Context, keys *crypto.Keyring) (n int, err error) {
-	found := map[crypto.Subject]bool{}
-	forgotten := func(subject crypto.Subject) (bool, error) {
-		is, err := keys.Forgotten(ctx, subject)
-		if is {
-			found[subject] = true
+// reerase erases once more whom a backup brought back although they were forgotten since: the links of circulation records that name them, their keys, and their rows among the patrons. It
+// returns how many people that were, and what became of the links. It can be interrupted and called again.
+func (d *database) reerase(ctx context.Context, keys *crypto.Keyring, trail *audit.Trail, actor string) (n int, again rights.Again, err error) {
+	// The links first: whose a number is says the row.
+	dir, err := d.directory(d.db, keys, trail, nil)
+	if err != nil {
+		return 0, again, err
+	}
+	office, err := (&openedPatrons{db: d, keys: keys, trail: trail, dir: dir}).office(rights.Config{}, actor)
+	if err != nil {
+		return 0, again, err
+	}
+	again, err = office.EraseAgain(ctx, forgetful(actor), d.borrowers(ctx))
+	if errors.Is(err, patron.ErrOldDatabase) || errors.Is(err, patron.ErrNotReady) { // an index was rotated since
+		if err = dir.Reindex(ctx, jobCall(actor, "systems", "maintenance"), nil); err == nil {
+			again, err = office.EraseAgain(ctx, forgetful(actor), d.borrowers(ctx))
 		}
-		return is, keyProblem(err)
 	}
-	if err := d.reeraseKeys(ctx, keys, forgotten); err != nil {
-		return len(found), err
+	if err != nil {
+		return 0, again, rightsProblem(err)
 	}
-	return len(found), d.reerasePatrons(ctx, forgotten)
+	n, err = d.reeraseRows(ctx, keys)
+	return n, again, err
 }
 
 // reerased is how many are looked at in one go.
 const reerased = 1000
 
-// reeraseKeys deletes keys that have a tombstone, of whatever epoch they are: a rotation finds those of earlier ones only.
-func (d *database) reeraseKeys(ctx context.Context, keys *crypto.Keyring, forgotten func(crypto.Subject) (bool, error)) error {
+// reeraseRows deletes keys that have a tombstone, of whatever epoch they are (a rotation finds those of earlier ones only), and rows of patrons. It returns how many people that were.
+func (d *database) reeraseRows(ctx context.Context, keys *crypto.Keyring) (n int, err error) {
+	found := map[crypto.Subject]bool{}
+	forgotten := func(page ...crypto.Subject) ([]crypto.Subject, error) {
+		list, err := keys.Forgotten(ctx, page...)
+		for _, s := range list {
+			found[s] = true
+		}
+		return list, keyProblem(err)
+	}
 	for after := ""; ; {
 		page, err := d.keySubjects(ctx, after)
-		if err != nil || len(page) == 0 {
-			return err
+		if err != nil {
+			return len(found), err
 		}
-		var again []crypto.Subject
-		for _, subject := range page {
-			is, err := forgotten(subject)
-			if err != nil {
-				return err
-			}
-			if is {
-				again = append(again, subject)
-			}
+		if len(page) == 0 {
+			break
 		}
-		// It has a tombstone already; this destroys the key, and has the database know how long the ledger is by now.
+		again, err := forgotten(page...)
+		if err != nil {
+			return len(found), err
+		}
+		// They have a tombstone already; this destroys the keys, and has the database know how long the ledger is by now.
 		if err := keys.Shred(ctx, again...); err != nil {
-			return keyProblem(err)
+			return len(found), keyProblem(err)
 		}
 		after = string(page[len(page)-1])
 	}
+	return len(found), d.reerasePatrons(ctx, forgotten)
 }
 
 // keySubjects returns patrons' IDs that have a key: the keyring keeps keys of its own there, too.
@@ -72,7 +90,7 @@ func (d *database) keySubjects(ctx context.Context, after string) (page []crypto
 	return page, nil
 }
 
-func (d *database) reerasePatrons(ctx context.Context, forgotten func(crypto.Subject) (bool, error)) error {
+func (d *database) reerasePatrons(ctx context.Context, forgotten func(...crypto.Subject) ([]crypto.Subject, error)) error {
 	store := d.patrons(d.db)
 	newest, err := store.Find(ctx, nil)
 	if err != nil {
@@ -83,13 +101,17 @@ func (d *database) reerasePatrons(ctx context.Context, forgotten func(crypto.Sub
 		if err != nil || len(page) == 0 {
 			return patronProblem(err)
 		}
+		subjects := make([]crypto.Subject, len(page))
+		for i, row := range page {
+			subjects[i] = row.ID.Subject()
+		}
+		again, err := forgotten(subjects...)
+		if err != nil {
+			return err
+		}
 		b := patron.Batch{Indexed: newest.Indexed}
-		for _, row := range page {
-			is, err := forgotten(row.ID.Subject())
-			if err != nil {
-				return err
-			}
-			if is {
+		for i, row := range page {
+			if slices.Contains(again, subjects[i]) {
 				b.Writes = append(b.Writes, patron.Write{Row: patron.Row{ID: row.ID}, Old: row.Version, Remove: true})
 			}
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/rights"
 )
 
 func newRestore() *cobra.Command {
@@ -79,6 +81,7 @@ type restoreReport struct {
 	Schema    int      `json:"schema"`
 	Patrons   int      `json:"patrons"`
 	Reerased  int      `json:"reerased"` // people who were forgotten since
+	Unlinked  int      `json:"unlinked"` // records that named them
 	Epoch     uint32   `json:"epoch"`    // 0: all was of the newest one already
 	Rewrapped int      `json:"rewrapped"`
 	Renewed   int      `json:"renewed"`
@@ -89,6 +92,8 @@ type restoreReport struct {
 	Unopened  int      `json:"unopened"`  // keys that cannot be opened, and were left as they are
 	Unindexed bool     `json:"unindexed"` // the tokens could not all be made anew
 	Tampered  bool     `json:"tampered"`  // the trail in the backup is not as it was signed
+
+	Kept []rights.Kept `json:"kept,omitempty"` // records that name somebody who is forgotten, and are protected
 }
 
 func (r *restoring) run() (err error) {
@@ -292,8 +297,20 @@ func (r *restoring) forget(ctx context.Context, d *database, k *crypto.Keyring, 
 		return trailProblem(err)
 	}
 	r.report.From, r.report.To = lost.From, lost.To
-	if r.report.Reerased, err = d.reerase(ctx, k); err != nil {
+	// First, so that borrowers can be looked up.
+	if err := r.reindex(ctx, d, k, t); ctx.Err() != nil {
 		return err
+	} else if err != nil {
+		r.report.Unindexed = true
+		fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: %s%s; carrel keys rotate --index identifier goes on with it\n", place(r.cmd), oneLine(err.Error()))
+	}
+	var again rights.Again
+	if r.report.Reerased, again, err = d.reerase(ctx, k, t, r.upkeep.actor); err != nil {
+		return err
+	}
+	r.report.Kept = again.Kept
+	for _, n := range again.Records {
+		r.report.Unlinked += n
 	}
 	p := newProgress(r.cmd.ErrOrStderr(), "rewrapping keys", 0)
 	defer p.end()
@@ -307,12 +324,6 @@ func (r *restoring) forget(ctx context.Context, d *database, k *crypto.Keyring, 
 		return keyProblem(err)
 	}
 	r.report.Epoch, r.report.Rewrapped, r.report.Renewed, r.report.Ended = done.Epoch, done.Rewrapped, done.Renewed, append([]uint32{}, done.Ended...)
-	if err := r.reindex(ctx, d, k, t); ctx.Err() != nil {
-		return err
-	} else if err != nil {
-		r.report.Unindexed = true
-		fmt.Fprintf(r.cmd.ErrOrStderr(), "carrel: %s%s; carrel keys rotate --index identifier goes on with it\n", place(r.cmd), oneLine(err.Error()))
-	}
 	if err := d.db.QueryRowContext(ctx, "SELECT count(*) FROM patrons").Scan(&r.report.Patrons); err != nil {
 		return d.refused(ctx, err)
 	}
@@ -352,7 +363,11 @@ func (r *restoring) print() error {
 	} else {
 		w.printf("%s: %s, from a backup of %s\n", oneLine(r.path), plural(r.report.Patrons, "patron"), r.report.Created)
 		if n := r.report.Reerased; n > 0 {
-			w.printf("Erased again: %s who %s forgotten since.\n", plural(n, "patron"), was(n))
+			w.printf("Erased again: %s who %s forgotten since; unlinked: %s.\n", plural(n, "patron"), was(n), plural(r.report.Unlinked, "record"))
+		}
+		if len(r.report.Kept) > 0 && w.err == nil {
+			w.printf("Names somebody who is forgotten, and is protected; somebody has to decide:\n")
+			w.err = cmp.Or(w.err, printKept(w.out, r.report.Kept))
 		}
 		if r.report.Epoch > 0 {
 			w.printf("Of epoch %d now: %s rewrapped, %s renewed.\n", r.report.Epoch, plural(r.report.Rewrapped, "key"), plural(r.report.Renewed, "token"))

@@ -26,7 +26,7 @@ Exit status: 0 good, 1 found something, 2 misuse, bad input or failure, 130 inte
   carrel policy check policy.yaml
   carrel import --db library.db --patrons patrons.csv --loans loans.csv.gz --fees fees.csv
   carrel sweep --db library.db --policy policy.yaml --dry-run`,
-	}, newDemo(), newPolicy(), newExplain(), newImport(), newSweep(), newWorker(), newMigrate(), newDoctor(), newResidue(), newHold(), newPatron(), newKeys(), newBackup(), newRestore(), newLog(), newLockout(), newAccess(), newVersion())
+	}, newDemo(), newPolicy(), newExplain(), newImport(), newSweep(), newWorker(), newMigrate(), newDoctor(), newResidue(), newHold(), newPatron(), newRights(), newKeys(), newBackup(), newRestore(), newLog(), newLockout(), newAccess(), newVersion())
 	root.Version = versionText()
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true

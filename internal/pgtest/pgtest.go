@@ -1,6 +1,5 @@
 //go:build unix
 
-// Package pgtest starts PostgreSQL servers for tests that crash them.
 package pgtest
 
 import (
@@ -199,13 +198,6 @@ func (s *Server) Stop() {
 		}
 		os.RemoveAll(s.dir) // if it never came to the watch
 	})
-}
-
-func must(t testing.TB, err error, format string, args ...any) {
-	t.Helper()
-	if err != nil {
-		t.Fatalf("%v "+format, append([]any{err}, args...)...)
-	}
 }
 
 // Dir is the folder that holds everything of the cluster.

@@ -1,9 +1,7 @@
 package residue_test
 
 import (
-	"crypto/rand"
 	"database/sql"
-	"encoding/hex"
 	"fmt"
 	"net/url"
 	"os"
@@ -14,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/carrel-project/carrel/internal/pgtest"
 	"github.com/carrel-project/carrel/research/residue"
 )
 
@@ -26,23 +25,8 @@ func newSchema(t testing.TB) (*sql.DB, string) {
 	if server == "" {
 		t.Skip("SKIPPED, NOTHING WAS TESTED: set " + serverVariable + " to a PostgreSQL database that may be written to, as in postgres://127.0.0.1:5432/test?sslmode=disable")
 	}
-	var raw [6]byte
-	rand.Read(raw[:])
-	schema := "carrel_test_" + hex.EncodeToString(raw[:])
-	admin, err := sql.Open("pgx", server)
-	require.NoError(t, err)
-	_, err = admin.Exec("CREATE SCHEMA " + schema)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		admin.Exec("DROP SCHEMA " + schema + " CASCADE")
-		admin.Close()
-	})
-	u, err := url.Parse(server)
-	require.NoError(t, err)
-	q := u.Query()
-	q.Set("search_path", schema)
-	u.RawQuery = q.Encode()
-	db, err := sql.Open("pgx", u.String())
+	dsn, schema := pgtest.NewSchema(t, server)
+	db, err := sql.Open("pgx", dsn)
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	return db, schema

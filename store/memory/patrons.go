@@ -30,6 +30,7 @@ func NewPatrons() *Patrons {
 func cloneRow(r patron.Row) patron.Row {
 	r.Facts.Categories = slices.Clone(r.Facts.Categories)
 	r.Facts.Expires, r.Facts.WishSince = micro(r.Facts.Expires), micro(r.Facts.WishSince)
+	r.Restricted, r.Erasing = micro(r.Restricted), micro(r.Erasing)
 	r.Tokens, r.Lookups = slices.Clone(r.Tokens), slices.Clone(r.Lookups)
 	r.Segments = slices.Clone(r.Segments)
 	for i := range r.Segments {
@@ -79,7 +80,7 @@ func (p *Patrons) Rows(ctx context.Context, q patron.Query) (page []patron.Row, 
 		return nil, err
 	}
 	for id, r := range p.rows {
-		if bytes.Compare(id[:], q.After[:]) > 0 && (q.IndexedBefore == 0 || r.Indexed < q.IndexedBefore) {
+		if bytes.Compare(id[:], q.After[:]) > 0 && (q.IndexedBefore == 0 || r.Indexed < q.IndexedBefore) && (!q.Erasing || !r.Erasing.IsZero()) {
 			page = append(page, r)
 		}
 	}

@@ -228,19 +228,23 @@ func (p *reading) read(ctx context.Context, db DB, after cursor) error {
 	if q.Needs&needsPerson != 0 {
 		from += " LEFT JOIN persons p ON p.p = l.person"
 	}
+	return p.run(ctx, db, columns, "SELECT $columns FROM "+from+" WHERE "+where+" AND l.person IS NOT NULL ORDER BY "+order+" LIMIT $2", args)
+}
+
+// run reads records with a query for columns, the first two of which are their numbers and versions.
+func (p *reading) run(ctx context.Context, db DB, columns []column, query string, args []any) error {
 	// A function that may not run in parallel keeps the server from starting processes for a page, which takes longer than to read it.
 	const snapshot = "CAST(pg_current_snapshot() AS text) || left(set_config('jit', 'off', true), 0)"
 	var err error
-	p.snapshot, err = readColumns(ctx, db, opRead, columns, snapshot,
-		"SELECT $columns FROM "+from+" WHERE "+where+" AND l.person IS NOT NULL ORDER BY "+order+" LIMIT $2", args, func(rows int) {
-			p.records = slices.Grow(q.Reuse[:0], rows)[:rows]
-			for i := range p.records {
-				p.records[i] = circulation.Record{Kind: q.Kind, Borrower: somebody}
-			}
-			for _, list := range []*[]int64{&p.numbers, &p.versions} {
-				*list = make([]int64, 0, rows)
-			}
-		})
+	p.snapshot, err = readColumns(ctx, db, opRead, columns, snapshot, query, args, func(rows int) {
+		p.records = slices.Grow(p.query.Reuse[:0], rows)[:rows]
+		for i := range p.records {
+			p.records[i] = circulation.Record{Kind: p.query.Kind, Borrower: somebody}
+		}
+		for _, list := range []*[]int64{&p.numbers, &p.versions} {
+			*list = make([]int64, 0, rows)
+		}
+	})
 	return err
 }
 

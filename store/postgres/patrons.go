@@ -26,7 +26,7 @@ var _ patron.Store = (*Patrons)(nil)
 // NewPatrons returns the patrons in db. It neither creates nor migrates tables.
 func NewPatrons(db DB) *Patrons { return &Patrons{db: db} }
 
-const patronColumns = "p.id, p.version, p.grp, p.categories, p.library, p.expires, p.wish, p.wish_since, p.indexed, p.tokens, p.lookups, p.segments"
+const patronColumns = "p.id, p.version, p.grp, p.categories, p.library, p.expires, p.wish, p.wish_since, p.restricted, p.erasing, p.indexed, p.tokens, p.lookups, p.segments"
 
 // A patronRow is what a row of the table is read into.
 type patronRow struct {
@@ -35,11 +35,12 @@ type patronRow struct {
 	categories                    string
 	version, indexed              int64
 	expires, since                *int64
+	restricted, erasing           *int64
 }
 
 func (r *patronRow) dest() []any {
 	f := &r.row.Facts
-	return []any{&r.id, &r.version, &f.Group, &r.categories, &f.Library, &r.expires, &f.Wish, &r.since, &r.indexed, &r.tokens, &r.lookups, &r.segments}
+	return []any{&r.id, &r.version, &f.Group, &r.categories, &f.Library, &r.expires, &f.Wish, &r.since, &r.restricted, &r.erasing, &r.indexed, &r.tokens, &r.lookups, &r.segments}
 }
 
 func (r *patronRow) read() (row patron.Row, err error) {
@@ -50,6 +51,7 @@ func (r *patronRow) read() (row patron.Row, err error) {
 	copy(row.ID[:], r.id)
 	row.Version, row.Indexed = uint64(r.version), uint64(r.indexed)
 	row.Facts.Expires, row.Facts.WishSince = instant(r.expires), instant(r.since)
+	row.Restricted, row.Erasing = instant(r.restricted), instant(r.erasing)
 	if row.Facts.Categories, err = packed.ParseCategories(r.categories); err != nil {
 		return patron.Row{}, err
 	}
@@ -142,7 +144,11 @@ func (p *Patrons) Rows(ctx context.Context, q patron.Query) (list []patron.Row, 
 		before = int64(q.IndexedBefore) - 1
 	}
 	r := new(patronRow)
-	err = each(ctx, op, p.db, "SELECT "+patronColumns+" FROM patrons p WHERE p.id > $1 AND p.indexed <= $2 ORDER BY p.id LIMIT $3",
+	only := ""
+	if q.Erasing {
+		only = "AND p.erasing IS NOT NULL "
+	}
+	err = each(ctx, op, p.db, "SELECT "+patronColumns+" FROM patrons p WHERE p.id > $1 AND p.indexed <= $2 "+only+"ORDER BY p.id LIMIT $3",
 		[]any{q.After[:], before, int64(q.Limit)}, r.dest(), func() error {
 			row, err := r.read()
 			list = append(list, row)

@@ -211,8 +211,8 @@ func (w *patronWriting) insert() error {
 	done := make(map[patron.ID]bool, len(w.inserts))
 	var id []byte
 	err = each(w.ctx, w.op, w.db, `
-		INSERT INTO patrons (id, version, indexed, grp, categories, library, expires, wish, wish_since, tokens, lookups, segments)
-		SELECT i.id, i.version, $3::bigint, i.grp, i.categories, i.library, i.expires, i.wish, i.since, i.tokens, i.lookups, i.segments
+		INSERT INTO patrons (id, version, indexed, grp, categories, library, expires, wish, wish_since, restricted, erasing, tokens, lookups, segments)
+		SELECT i.id, i.version, $3::bigint, i.grp, i.categories, i.library, i.expires, i.wish, i.since, i.restricted, i.erasing, i.tokens, i.lookups, i.segments
 		FROM (`+patronInput+`) i ORDER BY i.id ON CONFLICT DO NOTHING RETURNING id`, []any{rows, data, w.indexed}, []any{&id}, func() error {
 		done[patron.ID(id)] = true
 		return nil
@@ -239,7 +239,7 @@ func (w *patronWriting) replace() error {
 	}
 	n, err := change(w.ctx, w.db, w.op, `
 		UPDATE patrons p SET version = i.version, indexed = $3::bigint, grp = i.grp, categories = i.categories, library = i.library, expires = i.expires,
-			wish = i.wish, wish_since = i.since, tokens = i.tokens, lookups = i.lookups, segments = i.segments
+			wish = i.wish, wish_since = i.since, restricted = i.restricted, erasing = i.erasing, tokens = i.tokens, lookups = i.lookups, segments = i.segments
 		FROM (`+patronInput+`) i WHERE p.id = i.id`, rows, data, w.indexed)
 	if err != nil {
 		return err
@@ -279,14 +279,16 @@ type patronParam struct {
 	Expires    *int64 `json:"expires"`
 	Wish       string `json:"wish"`
 	Since      *int64 `json:"since"`
+	Restricted *int64 `json:"restricted"`
+	Erasing    *int64 `json:"erasing"`
 }
 
 const patronInput = `
-	SELECT substring($2::bytea FROM r.at FOR 16) AS id, r.version, r.grp, r.categories, r.library, r.expires, r.wish, r.since,
+	SELECT substring($2::bytea FROM r.at FOR 16) AS id, r.version, r.grp, r.categories, r.library, r.expires, r.wish, r.since, r.restricted, r.erasing,
 		substring($2::bytea FROM r.at + 16 FOR r.t) AS tokens, substring($2::bytea FROM r.at + 16 + r.t FOR r.l) AS lookups,
 		substring($2::bytea FROM r.at + 16 + r.t + r.l FOR r.s) AS segments
 	FROM json_to_recordset($1::text::json) AS r (at integer, t integer, l integer, s integer, version bigint,
-		grp text, categories text, library text, expires bigint, wish text, since bigint)`
+		grp text, categories text, library text, expires bigint, wish text, since bigint, restricted bigint, erasing bigint)`
 
 func packPatrons(writes []*patron.Write) (rows string, data []byte, err error) {
 	params := make([]patronParam, len(writes))
@@ -294,7 +296,8 @@ func packPatrons(writes []*patron.Write) (rows string, data []byte, err error) {
 		row, f := &x.Row, &x.Row.Facts
 		p := &params[i]
 		*p = patronParam{At: len(data) + 1, Version: int64(x.Old) + 1, Group: f.Group, Library: f.Library,
-			Expires: micros(f.Expires), Wish: string(f.Wish), Since: micros(f.WishSince)}
+			Expires: micros(f.Expires), Wish: string(f.Wish), Since: micros(f.WishSince),
+			Restricted: micros(row.Restricted), Erasing: micros(row.Erasing)}
 		for _, c := range f.Categories {
 			if !utf8.ValidString(c) { // JSON would write something else in its place; a NUL byte it escapes
 				return "", nil, fmt.Errorf("postgres: write patrons: %w", errText)

@@ -12,7 +12,7 @@ import (
 var migrations embed.FS
 
 // schemaVersion is what the last migration writes into carrel_schema. It does not depend on the migration tool's own bookkeeping.
-const schemaVersion = 6
+const schemaVersion = 7
 
 // Migrations returns the schema as numbered files for pressly/goose or any tool that reads its format.
 func Migrations() fs.FS {

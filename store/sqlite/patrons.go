@@ -29,7 +29,7 @@ var _ patron.Store = (*Patrons)(nil)
 // NewPatrons returns the patrons in db. It neither creates nor migrates tables. What [New] says of transactions holds here, too.
 func NewPatrons(db DB) *Patrons { return &Patrons{db: db} }
 
-const patronColumns = "p.id, p.version, p.grp, p.categories, p.library, p.expires, p.wish, p.wish_since, p.indexed, p.tokens, p.lookups, p.segments"
+const patronColumns = "p.id, p.version, p.grp, p.categories, p.library, p.expires, p.wish, p.wish_since, p.restricted, p.erasing, p.indexed, p.tokens, p.lookups, p.segments"
 
 // A patronRow is what a row of the table is read into.
 type patronRow struct {
@@ -38,11 +38,12 @@ type patronRow struct {
 	categories                    string
 	version, indexed              int64
 	expires, since                any
+	restricted, erasing           any
 }
 
 func (r *patronRow) dest() []any {
 	f := &r.row.Facts
-	return []any{&r.id, &r.version, &f.Group, &r.categories, &f.Library, &r.expires, &f.Wish, &r.since, &r.indexed, &r.tokens, &r.lookups, &r.segments}
+	return []any{&r.id, &r.version, &f.Group, &r.categories, &f.Library, &r.expires, &f.Wish, &r.since, &r.restricted, &r.erasing, &r.indexed, &r.tokens, &r.lookups, &r.segments}
 }
 
 func (r *patronRow) read() (row patron.Row, err error) {
@@ -53,6 +54,7 @@ func (r *patronRow) read() (row patron.Row, err error) {
 	copy(row.ID[:], r.id)
 	row.Version, row.Indexed = uint64(r.version), uint64(r.indexed)
 	row.Facts.Expires, row.Facts.WishSince = instant(r.expires), instant(r.since)
+	row.Restricted, row.Erasing = instant(r.restricted), instant(r.erasing)
 	if row.Facts.Categories, err = packed.ParseCategories(r.categories); err != nil {
 		return patron.Row{}, err
 	}
@@ -150,7 +152,11 @@ func (p *Patrons) Rows(ctx context.Context, q patron.Query) (list []patron.Row, 
 		from = math.MinInt64
 	}
 	r := new(patronRow)
-	err = each(ctx, op, p.db, patronPage, []any{q.After[:], from, before, q.Limit}, r.dest(), func() error {
+	query := patronPage
+	if q.Erasing {
+		query = strings.Replace(query, "ORDER BY", "AND p.erasing IS NOT NULL ORDER BY", 1)
+	}
+	err = each(ctx, op, p.db, query, []any{q.After[:], from, before, q.Limit}, r.dest(), func() error {
 		row, err := r.read()
 		list = append(list, row)
 		return err
@@ -340,19 +346,19 @@ func (w *patronWriting) write(x *patronWrite) error {
 	w.lookups.change(x, x.oldLookups, x.Row.Lookups)
 	f := &x.Row.Facts
 	args := []any{int64(x.Old) + 1, f.Group, x.categories, f.Library, micros(f.Expires), string(f.Wish), micros(f.WishSince),
-		w.indexed, x.tokens, x.lookups, x.segments}
+		micros(x.Row.Restricted), micros(x.Row.Erasing), w.indexed, x.tokens, x.lookups, x.segments}
 	if x.Old == 0 {
 		return w.insert(x, args)
 	}
 	_, err := w.exec(`UPDATE patrons SET version = ?, grp = ?, categories = ?, library = ?, expires = ?, wish = ?, wish_since = ?,
-		indexed = ?, tokens = ?, lookups = ?, segments = ? WHERE n = ?`, append(args, x.n)...)
+		restricted = ?, erasing = ?, indexed = ?, tokens = ?, lookups = ?, segments = ? WHERE n = ?`, append(args, x.n)...)
 	return err
 }
 
 func (w *patronWriting) insert(x *patronWrite, args []any) error {
 	for range places {
-		n, err := w.exec(`INSERT INTO patrons (version, grp, categories, library, expires, wish, wish_since, indexed, tokens, lookups, segments, n, id)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, append(args, x.n, x.Row.ID[:])...)
+		n, err := w.exec(`INSERT INTO patrons (version, grp, categories, library, expires, wish, wish_since, restricted, erasing, indexed, tokens, lookups, segments, n, id)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`, append(args, x.n, x.Row.ID[:])...)
 		if err != nil || n == 1 {
 			return err
 		}

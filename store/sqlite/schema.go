@@ -16,7 +16,7 @@ var migrations embed.FS
 
 // schemaVersion is what the last migration sets as PRAGMA user_version. It does not depend on the
 // migration tool's own bookkeeping, which a library system may replace with another.
-const schemaVersion = 6
+const schemaVersion = 7
 
 // Migrations returns the schema as numbered files for pressly/goose or any tool that reads its format.
 func Migrations() fs.FS {

@@ -28,7 +28,8 @@ type brokenStore struct {
 // A suite is worth what it catches. Each of these breaks the memory store in one way that a store of
 // somebody's own tables could be broken in, and names the cases that are there to find it.
 func brokenStores() map[string]brokenStore {
-	return map[string]brokenStore{
+	all := brokenRights()
+	maps.Copy(all, map[string]brokenStore{
 		"skipsRecords":      {skipsRecords, []string{"PagesCoverEachRecordOnce"}},
 		"repeatsRecords":    {repeatsRecords, []string{"PagesCoverEachRecordOnce"}},
 		"ordersByID":        {ordersByID, []string{"PagesCoverEachRecordOnce"}},
@@ -81,7 +82,8 @@ func brokenStores() map[string]brokenStore {
 		"finishForgetsAccounts":     {finishForgetsAccounts, []string{"FinishKeepsAccounts"}},
 		"finishReleasesHolds":       {finishReleasesHolds, []string{"FinishKeepsHolds"}},
 		"dumpsNothing":              {dumpsNothing, []string{"UnlinkErasesEveryIdentifyingField", "NothingLinksBack", "KeepFieldsCoarsen"}},
-	}
+	})
+	return all
 }
 
 const brokenEnv = "CARREL_STORETEST_BROKEN"

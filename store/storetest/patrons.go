@@ -43,6 +43,7 @@ func TestPatrons(t *testing.T, open func(t *testing.T) patron.Store) {
 		{"PagesCoverEachRow", testRowPages},
 		{"PagesWhileRowsChange", testRowPagesChange},
 		{"PagesOfEarlierIndexes", testRowPagesIndexed},
+		{"PagesOfThoseWhoWaitToBeErased", testRowPagesErasing},
 		{"PagesWhileRowsAreReindexed", testRowPagesReindexed},
 		{"PagesWhileRowsMoveBetweenEarlierIndexes", testRowPagesMoved},
 		{"RemovedIsGone", testRemoved},
@@ -84,7 +85,7 @@ func tokens(names ...string) (list []crypto.Token) {
 // row makes the nth patron, with these tokens, as it stands after the given write.
 func row(n int, version, indexed uint64, tokens ...crypto.Token) patron.Row {
 	return patron.Row{
-		ID: patronID(n), Version: version, Indexed: indexed, Tokens: tokens,
+		ID: patronID(n), Version: version, Indexed: indexed, Tokens: tokens, Restricted: time.Date(2026, 1, 2, 3, 4, 5, 6_000, time.UTC),
 		Facts: patron.Facts{Group: "undergraduate", Categories: []string{"arts", "a, \"b\"\nü"}, Library: "main",
 			Expires: time.Date(2031, 2, 3, 4, 5, 6, 789_012_000, time.UTC), Wish: patron.WishKeep, WishSince: time.Date(2024, 12, 31, 23, 59, 59, 999_999_000, time.UTC)},
 		Segments: []patron.SealedSegment{
@@ -360,8 +361,10 @@ func testRowTimes(t *testing.T, s patrons) {
 	} {
 		r := row(i, 1, 0)
 		r.Facts.Expires, r.Facts.WishSince = at, at.Add(time.Microsecond)
+		r.Restricted, r.Erasing = at, at
 		s.write(0, put(r))
 		r.Facts.Expires = at.UTC().Truncate(time.Microsecond)
+		r.Restricted, r.Erasing = r.Facts.Expires, r.Facts.Expires
 		r.Facts.WishSince = r.Facts.Expires.Add(time.Microsecond)
 		s.has(r)
 		if zone := s.get(i).Facts.Expires.Location(); zone != time.UTC {
@@ -774,6 +777,45 @@ func testRowPagesIndexed(t *testing.T, s patrons) {
 	if n := len(s.all(patron.Query{IndexedBefore: 1<<64 - 1, Limit: 5})); n != len(all) {
 		t.Errorf("Rows before the greatest of all changes returned %d rows, want %d", n, len(all))
 	}
+}
+
+func testRowPagesErasing(t *testing.T, s patrons) {
+	all := s.fill(12, func(i int) uint64 { return uint64(1 + i%4) })
+	at := time.Date(2026, 5, 6, 7, 8, 9, 10_000, time.UTC)
+	for i := range all {
+		if i%3 == 0 {
+			all[i].Version, all[i].Erasing = 2, at
+			s.write(4, put(all[i]))
+		}
+	}
+	for _, size := range []int{1, 2, 3, 100} {
+		seen := s.pages(patron.Query{Erasing: true, Limit: size}, func(page []patron.Row) {
+			for _, r := range page {
+				if !r.Erasing.Equal(at) {
+					t.Errorf("Rows(Erasing) returned a row with Erasing %v, want %v", r.Erasing, at)
+				}
+			}
+		})
+		for i, r := range all {
+			if want := btoi(i%3 == 0); seen[r.ID] != want {
+				t.Errorf("Rows(Erasing) returned row %d %d times, want %d", i, seen[r.ID], want)
+			}
+		}
+	}
+	// Who is written without it waits no more.
+	r := all[0]
+	r.Version, r.Erasing = 3, time.Time{}
+	s.write(4, put(r))
+	if n := len(s.all(patron.Query{Erasing: true, Limit: 2})); n != 3 {
+		t.Errorf("after one of four does not wait any more, Rows(Erasing) returned %d rows, want 3", n)
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // Each page is written with the tokens of the new index before the next one is read.

@@ -14,8 +14,8 @@
 // database leaves in free pages, logs and backups: search the files yourself.
 //
 // A store that holds some kinds only is not asked about the others. Nothing else can be skipped, but
-// for accounts and legal holds, of which a store may know nothing at all. A store that is an anonymize.Deferrer or a
-// crypto.TokenStore is tested as one.
+// for accounts and legal holds, of which a store may know nothing at all. A store that is an anonymize.Deferrer, a
+// crypto.TokenStore or a rights.Circulation is tested as one.
 //
 // [TestKeys], [TestPatrons], [TestGrants] and [TestLog] do the same for the stores of subject keys, patrons, break-glass grants and
 // the audit trail.
@@ -31,6 +31,7 @@ import (
 	"github.com/carrel-project/carrel/anonymize"
 	"github.com/carrel-project/carrel/circulation"
 	"github.com/carrel-project/carrel/crypto"
+	"github.com/carrel-project/carrel/rights"
 )
 
 // A Circulation is the store under test with the hands a test needs. The hands are safe for concurrent
@@ -66,11 +67,12 @@ type testcase struct {
 	holds    bool               // needs AddHold
 	defers   bool               // is for a store that is an anonymize.Deferrer
 	tokens   bool               // is for a store that is a crypto.TokenStore
+	rights   bool               // is for a store that is a rights.Circulation
 	run      func(f *fixture)
 }
 
 func testcases() []testcase {
-	return slices.Concat(pageCases(), factCases(), conflictCases(), unlinkCases(), pointerCases(), raceCases(), deferralCases(), tokenCases())
+	return slices.Concat(pageCases(), factCases(), conflictCases(), unlinkCases(), pointerCases(), raceCases(), deferralCases(), tokenCases(), rightsCases())
 }
 
 // TestCirculation proves a store of circulation records. Open returns an empty store each time.
@@ -78,8 +80,9 @@ func TestCirculation(t *testing.T, open func(t *testing.T) Circulation) {
 	store := open(t).Store
 	_, defers := store.(anonymize.Deferrer)
 	_, tokens := store.(crypto.TokenStore)
+	_, demands := store.(rights.Circulation)
 	for _, tc := range testcases() {
-		if tc.defers && !defers || tc.tokens && !tokens {
+		if tc.defers && !defers || tc.tokens && !tokens || tc.rights && !demands {
 			continue
 		}
 		t.Run(tc.name, func(t *testing.T) {

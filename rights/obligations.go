@@ -1,0 +1,111 @@
+package rights
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/carrel-project/carrel/anonymize"
+	"github.com/carrel-project/carrel/circulation"
+)
+
+// A Kept is something that may not be erased yet, and why.
+type Kept struct {
+	Kind    string    `json:"kind,omitempty"` // of the record; empty: the patron themself is under a legal hold
+	ID      string    `json:"id,omitempty"`
+	Reasons []string  `json:"reasons"`        // as a sweep says them
+	Rule    string    `json:"rule,omitempty"` // of Config.Retain, that keeps it
+	Why     string    `json:"why,omitempty"`  // what that says of the rule
+	Until   time.Time `json:"until,omitzero"` // when it may go; zero: that depends on what is not known yet
+}
+
+// An ObligationsError says why a patron was not erased. It names no person and no item.
+type ObligationsError struct{ Kept []Kept }
+
+func (e *ObligationsError) Error() string {
+	of := map[string]int{}
+	for _, k := range e.Kept {
+		what := k.Kind
+		if what == "" {
+			what = "patron"
+		}
+		of[what+": "+strings.Join(k.Reasons, ", ")]++
+	}
+	var list []string
+	for _, what := range slices.Sorted(maps.Keys(of)) {
+		list = append(list, fmt.Sprintf("%d %s", of[what], what))
+	}
+	return "rights: not erased, for something is still owed or has to be kept (" + strings.Join(list, "; ") + ")"
+}
+
+// judge says what keeps a record, if anything does.
+func (o *Office) judge(n *Named, at time.Time) (k Kept, keeps bool) {
+	k = Kept{Kind: n.Kind.String(), ID: n.ID}
+	d := o.strict.Decide(&n.Record, at)
+	reasons := d.Reasons.Exceptions()
+	k.Until = d.EligibleAt
+	if o.Policy != nil {
+		if more := o.Policy.Decide(&n.Record, at).Reasons.Exceptions(); more&^reasons != 0 {
+			reasons, k.Until = reasons|more, time.Time{}
+		}
+	}
+	if o.Retain != nil && o.Retain.Covers(n.Kind) {
+		if d := o.Retain.Decide(&n.Record, at); !d.Unlink {
+			k.Rule, k.Why = d.Rule, o.Retain.Why(n.Kind, d.Rule)
+			if reasons == 0 {
+				k.Until = d.EligibleAt
+			} else if k.Until.Before(d.EligibleAt) && !k.Until.IsZero() {
+				k.Until = d.EligibleAt
+			}
+			reasons |= d.Reasons
+		}
+	}
+	k.Reasons = reasons.Names()
+	return k, reasons != 0
+}
+
+// found is what records there are that name somebody.
+type found struct {
+	kept     []Kept
+	mentions int // records of others
+}
+
+// look goes through all records that name somebody and hands those that may go to unlink, kind by kind, page by page. A nil unlink only looks.
+func (o *Office) look(ctx context.Context, persons []circulation.Borrower, at time.Time, unlink func(circulation.Kind, []anonymize.Target) error) (f found, err error) {
+	const limit = 1000
+	for q := (Query{Persons: persons, Limit: limit}); ; {
+		page, err := o.Circulation.Named(ctx, q)
+		if err != nil {
+			return f, err
+		}
+		if q.Cursor == "" && page.Hold {
+			f.kept = append(f.kept, Kept{Reasons: anonymize.LegalHold.Names()})
+		}
+		free := map[circulation.Kind][]anonymize.Target{}
+		for i := range page.Records {
+			n := &page.Records[i]
+			if !n.own() {
+				f.mentions++
+				continue
+			}
+			if k, keeps := o.judge(n, at); keeps {
+				f.kept = append(f.kept, k)
+			} else {
+				free[n.Kind] = append(free[n.Kind], anonymize.Target{ID: n.ID, Version: n.Version, Rule: "erasure"})
+			}
+		}
+		if unlink != nil {
+			for _, kind := range slices.Sorted(maps.Keys(free)) {
+				if err := unlink(kind, free[kind]); err != nil {
+					return f, err
+				}
+			}
+		}
+		if q.Cursor = page.Cursor; q.Cursor == "" {
+			return f, nil
+		}
+	}
+}
