@@ -145,7 +145,7 @@ func TestBackup(t *testing.T) {
 func ageTool(t testing.TB) string {
 	t.Helper()
 	tool := filepath.Join(t.TempDir(), "age.exe")
-	build, err := exec.Command("go", "build", "-modfile=../../tools/go.mod", "-o", tool, "filippo.io/age/cmd/age").CombinedOutput()
+	build, err := exec.Command("go", "build", "-o", tool, "filippo.io/age/cmd/age").CombinedOutput()
 	require.NoError(t, err, string(build))
 	return tool
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"slices"
 
 	"github.com/carrel-project/carrel/audit"
@@ -23,13 +22,7 @@ func (d *database) reerase(ctx context.Context, keys *crypto.Keyring, trail *aud
 	if err != nil {
 		return 0, again, err
 	}
-	again, err = office.EraseAgain(ctx, forgetful(actor), d.borrowers(ctx))
-	if errors.Is(err, patron.ErrOldDatabase) || errors.Is(err, patron.ErrNotReady) { // an index was rotated since
-		if err = dir.Reindex(ctx, jobCall(actor, "systems", "maintenance"), nil); err == nil {
-			again, err = office.EraseAgain(ctx, forgetful(actor), d.borrowers(ctx))
-		}
-	}
-	if err != nil {
+	if again, err = office.EraseAgain(ctx, forgetful(actor), d.borrowers(ctx)); err != nil {
 		return 0, again, rightsProblem(err)
 	}
 	n, err = d.reeraseRows(ctx, keys)

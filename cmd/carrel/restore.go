@@ -297,7 +297,6 @@ func (r *restoring) forget(ctx context.Context, d *database, k *crypto.Keyring, 
 		return trailProblem(err)
 	}
 	r.report.From, r.report.To = lost.From, lost.To
-	// First, so that borrowers can be looked up.
 	if err := r.reindex(ctx, d, k, t); ctx.Err() != nil {
 		return err
 	} else if err != nil {
