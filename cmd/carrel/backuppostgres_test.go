@@ -99,6 +99,7 @@ func TestPostgresBackup(t *testing.T) {
 	assert.Equal(t, erased, r.Shredded)
 	assert.Equal(t, patrons-erased, r.Rewrapped)
 	show("", erased-1)
+	good(t, carrel(t, "rights", "purge", "--db", db, "--actor", "systems-2", "--role", "systems", "--purpose", "legal"))
 	after := carrel(t, "doctor", "--db", db, "--json").out
 	assert.Regexp(t, `"check":"checkpoint","state":"ok"`, after)
 	assert.Regexp(t, `"check":"keyring","state":"ok"`, after)
