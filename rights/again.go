@@ -91,7 +91,7 @@ func (o *Office) recallOne(ctx context.Context, reference crypto.Secret, g patro
 	before := total(a.Records)
 	err := o.steadily(ctx, []crypto.Secret{reference}, func(persons []circulation.Borrower) (err error) {
 		// If somebody has the number now, it is theirs who others' records mention, and the account.
-		f, err = o.clearOnce(ctx, persons, g.Since, !g.Lives, a.Records)
+		f, err = o.clearOnce(ctx, persons, g.Since, g.Lives, a.Records)
 		return err
 	})
 	if err != nil {

@@ -197,17 +197,17 @@ func (o *Office) survey(ctx context.Context, references []crypto.Secret) (f foun
 // clear unlinks what may go, takes the patron out of other people's records, and returns what is left. Under a legal hold it leaves everything.
 func (o *Office) clear(ctx context.Context, references []crypto.Secret, by map[string]int) (f found, err error) {
 	err = o.steadily(ctx, references, func(persons []circulation.Borrower) error {
-		f, err = o.clearOnce(ctx, persons, time.Time{}, true, by)
+		f, err = o.clearOnce(ctx, persons, time.Time{}, false, by)
 		return err
 	})
 	return f, err
 }
 
-// clearOnce is clear for tokens that are known. Of records that began before a time, if it is not zero; and only with part it takes the persons out of other people's.
-func (o *Office) clearOnce(ctx context.Context, persons []circulation.Borrower, before time.Time, part bool, by map[string]int) (f found, err error) {
+// clearOnce is clear for tokens that are known. Of records that began before a time, if it is not zero; a number that is shared with somebody who lives is not taken out of other people's records.
+func (o *Office) clearOnce(ctx context.Context, persons []circulation.Borrower, before time.Time, shared bool, by map[string]int) (f found, err error) {
 	for range rounds {
 		unlinked := 0
-		f, err = o.look(ctx, persons, question{at: o.Now(), before: before, unlink: func(kind circulation.Kind, targets []anonymize.Target) error {
+		f, err = o.look(ctx, persons, question{at: o.Now(), before: before, shared: shared, unlink: func(kind circulation.Kind, targets []anonymize.Target) error {
 			b := anonymize.Batch{Kind: kind, At: o.Now(), Targets: targets, Policy: anonymize.PolicyRef{ID: "erasure"}}
 			if o.Policy != nil {
 				b.Keep, b.Policy = o.Policy.Keep(kind), o.Policy.Ref()
@@ -225,7 +225,7 @@ func (o *Office) clearOnce(ctx context.Context, persons []circulation.Borrower, 
 		if unlinked > 0 {
 			continue // what conflicted, and what came meanwhile
 		}
-		if f.later > 0 || f.vouched || !part {
+		if f.later > 0 || f.vouched || shared {
 			return f, nil // somebody else may have the number, and be in those
 		}
 		left, err := o.Circulation.Part(ctx, persons)

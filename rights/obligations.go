@@ -85,6 +85,7 @@ type found struct {
 type question struct {
 	at     time.Time
 	before time.Time                                        // only records that began earlier are theirs; zero: all are
+	shared bool                                             // somebody else has the number now: what does not say when it began may be theirs
 	unlink func(circulation.Kind, []anonymize.Target) error // of what may go, kind by kind, page by page; nil: nothing
 }
 
@@ -105,10 +106,10 @@ func (o *Office) look(ctx context.Context, persons []circulation.Borrower, ask q
 			n := &page.Records[i]
 			n.Hold = n.Hold || f.held && n.own()
 			switch {
-			case !ask.before.IsZero() && n.Started.IsZero() && n.own():
+			case ask.shared && n.Started.IsZero() && n.own():
 				f.later++
 				f.kept = append(f.kept, Kept{Kind: n.Kind.String(), ID: n.ID, Reasons: []string{noStart}})
-			case !ask.before.IsZero() && !n.Started.Before(ask.before):
+			case !ask.before.IsZero() && !n.Started.IsZero() && !n.Started.Before(ask.before):
 				f.later++
 			case !n.own() && n.vouches() && o.owed(n, ask.at) != 0:
 				f.vouched = true

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -23,7 +24,7 @@ func (r *recipientFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&r.keys, "recipient", nil, "the public key of somebody who may open it, age1…; may be repeated")
 	f.StringVar(&r.file, "recipients-file", "", "file with such public keys, one a line")
-	f.StringVar(&r.passphrase, "passphrase-file", "", "file with a passphrase in its first line, instead of public keys")
+	f.StringVar(&r.passphrase, "passphrase-file", "", "file with a passphrase of at least ten characters in its first line, - for standard input, instead of public keys")
 }
 
 // recipients returns who they are.
@@ -36,6 +37,9 @@ func (r *recipientFlags) recipients(cmd *cobra.Command) (list []age.Recipient, e
 		passphrase, err := readPassphrase(cmd, r.passphrase)
 		if err != nil {
 			return nil, err
+		}
+		if utf8.RuneCountInString(passphrase) < 10 {
+			return nil, fmt.Errorf("%s: the passphrase has fewer than ten characters; whoever has the file can try them all", r.passphrase)
 		}
 		one, err := age.NewScryptRecipient(passphrase)
 		return []age.Recipient{one}, err
@@ -104,12 +108,16 @@ func (i *identityFlags) identities(cmd *cobra.Command) ([]age.Identity, error) {
 
 // readPassphrase reads the first line of a file: not an argument, because shells keep those.
 func readPassphrase(cmd *cobra.Command, name string) (string, error) {
-	f, err := openFile(cmd.Context(), name)
-	if err != nil {
-		return "", err
+	in := cmd.InOrStdin()
+	if name != "-" {
+		f, err := openFile(cmd.Context(), name)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		in = interruptible{cmd.Context(), f}
 	}
-	defer f.Close()
-	line, err := bufio.NewReader(io.LimitReader(interruptible{cmd.Context(), f}, 4096)).ReadString('\n')
+	line, err := bufio.NewReader(io.LimitReader(in, 4096)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "", fmt.Errorf("%s: %w", name, reason(err))
 	}

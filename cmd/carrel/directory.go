@@ -44,6 +44,10 @@ func patronProblem(err error) error {
 		return rewordedError{"the audit trail cannot be written, and so nothing was shown or changed", err}
 	case errors.As(err, &denied) && denied.Why == "no-approval":
 		return rewordedError{"a recipient outside needs --approval, the reference under which it was approved; the attempt was recorded", err}
+	case errors.As(err, &denied) && denied.Why == "restricted":
+		return rewordedError{"the record is restricted (carrel rights restrict): only those who may restrict work with it; the attempt was recorded", err}
+	case errors.As(err, &denied) && denied.Why == "erasing":
+		return rewordedError{"the patron's erasure was asked for and waits: the record is not changed any more (carrel rights withdraw takes that back); the attempt was recorded", err}
 	case errors.As(err, &denied):
 		return rewordedError{"not allowed in this role for this purpose, and recorded (" + denied.Why + "); see carrel access check", err}
 	case errors.Is(err, patron.ErrNotFound):

@@ -91,6 +91,7 @@ Times that name no zone are in --zone: use the zone of the policy.`,
 	cmd.Flags().BoolVar(&dropUnknown, "drop-unknown-pointers", false, "import rows that point at records that are not in the database, without the pointer")
 	cmd.Flags().StringVar(&zoneName, "zone", "UTC", "time zone of times that name none")
 	cmd.Flags().StringVar(&region, "phone-region", "", "country of phone numbers that begin with no +, as two letters (SE, US); without it they are kept as they are written")
+	cmd.Flags().BoolVar(&flags.returning, "returning", false, "take in also patrons who are not there and were erased before (carrel rights erase): they have come back; without it they are counted and left out")
 	cmd.Flags().BoolVar(&flags.asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -132,6 +133,8 @@ type importFile struct {
 	dropUnknown bool
 	seal        *sealer
 	actor       string // for the audit trail
+	returning   bool   // take in who was erased before
+	left, gone  int    // patrons who stay as they are, and who were left out because they were erased before
 	region      string // of phone numbers without a country code
 
 	count   int // rows read
@@ -400,6 +403,8 @@ type fileReport struct {
 	KeptLinked      int      `json:"kept_linked"`
 	PointersDropped int      `json:"pointers_dropped"`
 	MarksCleared    int      `json:"marks_cleared"`
+	Left            int      `json:"left"`      // patrons who are restricted or wait to be erased: they stay as they are
+	Returning       int      `json:"returning"` // patrons who are not there, and were erased before: they were left out
 	IgnoredColumns  []string `json:"ignored_columns"`
 }
 
@@ -407,6 +412,7 @@ type fileReport struct {
 type importFlags struct {
 	dsn, keys, actor string
 	anchors          []string
+	returning        bool
 	asJSON           bool
 }
 
@@ -432,7 +438,7 @@ func importAll(cmd *cobra.Command, flags importFlags, imports []*importFile) err
 	}
 	report := importReport{Files: []fileReport{}}
 	for _, f := range imports {
-		f.seal, f.actor = seal, flags.actor
+		f.seal, f.actor, f.returning = seal, flags.actor, flags.returning
 		saved, err := f.save(cmd.Context(), d, flags, cmd.ErrOrStderr())
 		if err != nil {
 			if len(report.Files) == 0 {
@@ -531,7 +537,7 @@ func (f *importFile) recordRecords(ctx context.Context, d *database, keys *crypt
 func (f *importFile) report(s circulation.Saved) fileReport {
 	return fileReport{Kind: f.kind.name, File: f.rows.name, Rows: f.count,
 		Added: s.Added, Updated: s.Updated, Same: s.Same, AlreadyUnlinked: s.AlreadyUnlinked, KeptLinked: s.KeptLinked,
-		PointersDropped: s.PointersDropped + f.dropped, MarksCleared: f.cleared,
+		PointersDropped: s.PointersDropped + f.dropped, MarksCleared: f.cleared, Left: f.left, Returning: f.gone,
 		IgnoredColumns: slices.AppendSeq([]string{}, slices.Values(slices.Sorted(maps.Keys(f.ignored))))}
 }
 
@@ -545,6 +551,16 @@ func (r importReport) print(out io.Writer, imports []*importFile) error {
 		return err
 	}
 	for i, f := range r.Files {
+		if f.Left > 0 {
+			if _, err := fmt.Fprintf(out, "%s: %s restricted or about to be erased, and left as they are\n", f.File, plural(f.Left, "patron")); err != nil {
+				return err
+			}
+		}
+		if f.Returning > 0 {
+			if _, err := fmt.Fprintf(out, "%s: %s erased before, and left out; with --returning they are taken in\n", f.File, plural(f.Returning, "patron")); err != nil {
+				return err
+			}
+		}
 		if f.KeptLinked > 0 {
 			_, err := fmt.Fprintf(out, "%s: %s without borrower keep the one they had: unfinished, owed for or under a legal hold\n", f.File, plural(f.KeptLinked, "record"))
 			if err != nil {

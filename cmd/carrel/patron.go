@@ -81,6 +81,18 @@ func (w *whoFlags) find(cmd *cobra.Command, p *patronFlags, dir *patron.Director
 	return dir.Find(cmd.Context(), p.call(), identifier)
 }
 
+// findToErase returns whom the flags name, without an event that says whom.
+func (w *whoFlags) findToErase(cmd *cobra.Command, p *patronFlags, dir *patron.Directory) (patron.ID, error) {
+	if w.id != "" || w.file == "" {
+		return w.find(cmd, p, dir)
+	}
+	identifier, err := firstLine(cmd, w.file)
+	if err != nil {
+		return patron.ID{}, err
+	}
+	return dir.FindToErase(cmd.Context(), p.call(), identifier)
+}
+
 func newPatronFind() *cobra.Command {
 	var p patronFlags
 	var file string

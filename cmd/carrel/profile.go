@@ -189,17 +189,7 @@ func (d *database) patronsIn(ctx context.Context, tx *sql.Tx, flags importFlags)
 }
 
 func (f *importFile) savePage(ctx context.Context, accounts circulationStore, dir *patron.Directory, rows []patronRow) (patron.Imported, error) {
-	_, err := accounts.SaveAccounts(ctx, func(yield func(circulation.Account, error) bool) {
-		for i := range rows {
-			if !yield(rows[i].account, nil) {
-				return
-			}
-		}
-	})
-	if err != nil {
-		return patron.Imported{}, err
-	}
-	done, err := dir.Import(ctx, jobCall(f.actor, "integration", "sync"), patron.Source{Key: "patron"}, func(yield func(patron.Profile, error) bool) {
+	done, err := dir.Import(ctx, jobCall(f.actor, "integration", "sync"), patron.Source{Key: "patron", Returning: f.returning}, func(yield func(patron.Profile, error) bool) {
 		for i := range rows {
 			if !yield(rows[i].profile, nil) {
 				return
@@ -209,10 +199,26 @@ func (f *importFile) savePage(ctx context.Context, accounts circulationStore, di
 	if err != nil {
 		return done, patronProblem(err)
 	}
+	left := map[int]bool{} // rows of whom nothing is taken over, and nothing is wrong
 	for _, refused := range done.Refused {
-		f.note(rowError{rows[refused.Row-1].line, refusal(refused.Err)})
+		switch {
+		case errors.Is(refused.Err, patron.ErrReturning):
+			f.gone++
+		case errors.Is(refused.Err, patron.ErrRestricted), errors.Is(refused.Err, patron.ErrErasing):
+			f.left++
+		default:
+			f.note(rowError{rows[refused.Row-1].line, refusal(refused.Err)})
+		}
+		left[refused.Row-1] = true
 	}
-	return done, nil
+	_, err = accounts.SaveAccounts(ctx, func(yield func(circulation.Account, error) bool) {
+		for i := range rows {
+			if !left[i] && !yield(rows[i].account, nil) {
+				return
+			}
+		}
+	})
+	return done, err
 }
 
 // refusal says why a patron was not taken over. The directory's words repeat no value.

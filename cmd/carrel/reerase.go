@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/carrel-project/carrel/audit"
 	"github.com/carrel-project/carrel/crypto"
-	"github.com/carrel-project/carrel/patron"
 	"github.com/carrel-project/carrel/rights"
 )
 
@@ -22,45 +22,34 @@ func (d *database) reerase(ctx context.Context, keys *crypto.Keyring, trail *aud
 	if err != nil {
 		return 0, again, err
 	}
-	if again, err = office.EraseAgain(ctx, forgetful(actor), d.borrowers(ctx)); err != nil {
+	if again, err = office.EraseAgain(ctx, forgetful(actor)); err != nil {
 		return 0, again, rightsProblem(err)
 	}
-	n, err = d.reeraseRows(ctx, keys)
-	return n, again, err
+	n, err = d.reeraseKeys(ctx, keys) // of those who have no row
+	return again.Rows + n, again, err
 }
 
 // reerased is how many are looked at in one go.
 const reerased = 1000
 
-// reeraseRows deletes keys that have a tombstone, of whatever epoch they are (a rotation finds those of earlier ones only), and rows of patrons. It returns how many people that were.
-func (d *database) reeraseRows(ctx context.Context, keys *crypto.Keyring) (n int, err error) {
-	found := map[crypto.Subject]bool{}
-	forgotten := func(page ...crypto.Subject) ([]crypto.Subject, error) {
-		list, err := keys.Forgotten(ctx, page...)
-		for _, s := range list {
-			found[s] = true
-		}
-		return list, keyProblem(err)
-	}
+// reeraseKeys deletes keys that have a tombstone, of whatever epoch they are: a rotation finds those of earlier ones only. It returns how many there were.
+func (d *database) reeraseKeys(ctx context.Context, keys *crypto.Keyring) (n int, err error) {
 	for after := ""; ; {
 		page, err := d.keySubjects(ctx, after)
-		if err != nil {
-			return len(found), err
+		if err != nil || len(page) == 0 {
+			return n, err
 		}
-		if len(page) == 0 {
-			break
-		}
-		again, err := forgotten(page...)
+		dead, err := keys.Forgotten(ctx, page...)
 		if err != nil {
-			return len(found), err
+			return n, keyProblem(err)
 		}
 		// They have a tombstone already; this destroys the keys, and has the database know how long the ledger is by now.
-		if err := keys.Shred(ctx, again...); err != nil {
-			return len(found), keyProblem(err)
+		if err := keys.Shred(ctx, slices.Collect(maps.Keys(dead))...); err != nil {
+			return n, keyProblem(err)
 		}
+		n += len(dead)
 		after = string(page[len(page)-1])
 	}
-	return len(found), d.reerasePatrons(ctx, forgotten)
 }
 
 // keySubjects returns patrons' IDs that have a key: the keyring keeps keys of its own there, too.
@@ -81,38 +70,4 @@ func (d *database) keySubjects(ctx context.Context, after string) (page []crypto
 		return nil, d.refused(ctx, err)
 	}
 	return page, nil
-}
-
-func (d *database) reerasePatrons(ctx context.Context, forgotten func(...crypto.Subject) ([]crypto.Subject, error)) error {
-	store := d.patrons(d.db)
-	newest, err := store.Find(ctx, nil)
-	if err != nil {
-		return patronProblem(err)
-	}
-	for after := (patron.ID{}); ; {
-		page, err := store.Rows(ctx, patron.Query{After: after, Limit: reerased})
-		if err != nil || len(page) == 0 {
-			return patronProblem(err)
-		}
-		subjects := make([]crypto.Subject, len(page))
-		for i, row := range page {
-			subjects[i] = row.ID.Subject()
-		}
-		again, err := forgotten(subjects...)
-		if err != nil {
-			return err
-		}
-		b := patron.Batch{Indexed: newest.Indexed}
-		for i, row := range page {
-			if slices.Contains(again, subjects[i]) {
-				b.Writes = append(b.Writes, patron.Write{Row: patron.Row{ID: row.ID}, Old: row.Version, Remove: true})
-			}
-		}
-		if len(b.Writes) > 0 {
-			if err := store.Write(ctx, b); err != nil {
-				return patronProblem(err)
-			}
-		}
-		after = page[len(page)-1].ID
-	}
 }

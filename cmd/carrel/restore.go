@@ -296,7 +296,9 @@ func (r *restoring) forget(ctx context.Context, d *database, k *crypto.Keyring, 
 	if err != nil && !errors.Is(err, audit.ErrTampered) {
 		return trailProblem(err)
 	}
-	r.report.From, r.report.To = lost.From, lost.To
+	if r.report.From, r.report.To, err = r.lost(lost.From, lost.To); err != nil {
+		return err
+	}
 	if err := r.reindex(ctx, d, k, t); ctx.Err() != nil {
 		return err
 	} else if err != nil {
@@ -355,6 +357,21 @@ func (r *restoring) reindex(ctx context.Context, d *database, k *crypto.Keyring,
 	}))
 }
 
+// lost takes down which entries of the trail are lost, for the run that goes on if this one is stopped: the trail says it once.
+func (r *restoring) lost(from, to uint64) (uint64, uint64, error) {
+	name := filepath.Join(r.dir, "lost")
+	if from == to {
+		if data, err := os.ReadFile(name); err == nil {
+			fmt.Sscanf(string(data), "%d-%d", &from, &to)
+		}
+		return from, to, nil
+	}
+	if err := os.WriteFile(name, fmt.Appendf(nil, "%d-%d\n", from, to), 0o600); err != nil {
+		return from, to, fmt.Errorf("%s: cannot be written: %w", r.dir, reason(err))
+	}
+	return from, to, nil
+}
+
 func (r *restoring) print() error {
 	w := &errWriter{out: r.cmd.OutOrStdout()}
 	if r.asJSON {
@@ -365,7 +382,7 @@ func (r *restoring) print() error {
 			w.printf("Erased again: %s who %s forgotten since; unlinked: %s.\n", plural(n, "patron"), was(n), plural(r.report.Unlinked, "record"))
 		}
 		if len(r.report.Kept) > 0 && w.err == nil {
-			w.printf("Names somebody who is forgotten, and is protected; somebody has to decide:\n")
+			w.printf(namesForgotten)
 			w.err = cmp.Or(w.err, printKept(w.out, r.report.Kept))
 		}
 		if r.report.Epoch > 0 {
@@ -374,6 +391,7 @@ func (r *restoring) print() error {
 		if n := r.report.Reindexed; n > 0 {
 			w.printf("The tokens by which patrons are found were made anew: %s written.\n", plural(n, "row"))
 		}
+		w.printf("Lost with what was not backed up: restrictions and waiting erasures that were asked for since then. Ask for them again: carrel rights restrict, carrel rights erase --partial.\n")
 		if r.report.To > r.report.From {
 			w.printf("Recorded: the trail's entries %d to %d are lost. For carrel log verify: --known %d-%d\n", r.report.From, r.report.To-1, r.report.From, r.report.To)
 		}

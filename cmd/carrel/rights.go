@@ -25,7 +25,7 @@ of the access file, which says who may export, erase and restrict; in the built-
 		Example: `  carrel rights export --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --out copy.zip.age --passphrase-file phrase --actor staff-3 --role patron-services --purpose legal
   carrel rights erase --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --certificate erased.txt --approval "demand 31" --actor staff-3 --role patron-services --purpose legal
   carrel rights purge --db library.db --expired-before 2024-01-01 --policy policy.yaml --actor job-night --role systems --purpose legal`,
-	}, newRightsExport(), newRightsErase(), newRightsPurge(), newRightsRestrict(true), newRightsRestrict(false), newRightsVerify(), newRightsInventory())
+	}, newRightsExport(), newRightsErase(), newRightsPurge(), newRightsWithdraw(), newRightsRestrict(true), newRightsRestrict(false), newRightsVerify(), newRightsInventory())
 }
 
 // rightsFlags are what the commands have that do something for one patron or many.
@@ -80,7 +80,8 @@ func (o *openedPatrons) office(cfg rights.Config, actor string) (*rights.Office,
 	if err != nil {
 		return nil, err
 	}
-	cfg.Directory, cfg.Keys, cfg.Trail, cfg.Reporter = o.dir, o.keys, o.trail, reporter
+	cfg.Directory, cfg.Keys, cfg.Trail, cfg.Reporter, cfg.Borrowers = o.dir, o.keys, o.trail, reporter, o.db.borrowers
+	cfg.Types = []string{"patron"} // that of the sealer
 	cfg.Circulation = o.db.recorded(o.db.db, o.trail, byCommand(actor, "rights"))
 	return rights.New(cfg)
 }

@@ -66,16 +66,18 @@ func testRights(t *testing.T) {
 	assert.NoFileExists(t, in("three.txt"))
 	r = rightsCommand(t, "erase", db, "--id", three, "--certificate", in("three.txt"), "--approval", "demand 31", "--json")
 	assert.Equal(t, 1, r.code)
-	assert.JSONEq(t, `{"refused":[{"kind":"loan","id":"l4","reasons":["unfinished"]}]}`, r.out)
+	assert.JSONEq(t, `{"erased":false,"refused":[{"kind":"loan","id":"l4","reasons":["unfinished"]}]}`, r.out)
 	assert.Contains(t, good(t, rightsCommand(t, "erase", db, "--id", three, "--certificate", in("three.txt"), "--approval", "demand 31", "--partial")), "Kept, with the key: names, emails, identifiers")
 
 	good(t, rightsCommand(t, "restrict", db, "--id", one, "--approval", "demand 32"))
 	r = carrel(t, "patron", "show", "--db", db, "--id", one, "--actor", "staff-17", "--role", "circulation", "--purpose", "checkout")
 	assert.Equal(t, 2, r.code)
 	assert.Contains(t, r.stderr, "restricted")
-	r = rightsCommand(t, "erase", db, "--id", one, "--certificate", in("one.txt"), "--approval", "demand 33")
-	assert.Equal(t, 1, r.code)
-	assert.Contains(t, r.out, "legal-hold")
+	r = rightsCommand(t, "erase", db, "--id", one, "--certificate", in("one.txt"), "--approval", "demand 33", "--partial")
+	assert.Equal(t, 2, r.code)
+	again := good(t, carrel(t, "import", "--db", db, "--patrons", patrons))
+	assert.Contains(t, again, "2 patrons restricted or about to be erased, and left as they are")
+	assert.Contains(t, r.stderr, "the record is restricted")
 	good(t, rightsCommand(t, "lift", db, "--id", one, "--approval", "demand 32"))
 
 	out = good(t, rightsCommand(t, "erase", db, "--id", one, "--certificate", in("one.txt"), "--approval", "demand 33"))
@@ -98,12 +100,18 @@ func testRights(t *testing.T) {
 	assert.Equal(t, 1, r.code)
 	assert.Contains(t, r.stderr, "changed since")
 
+	// The list of patrons still has who was erased: left out, and counted.
+	assert.Contains(t, good(t, carrel(t, "import", "--db", db, "--patrons", patrons)), "1 patron erased before, and left out; with --returning they are taken in")
+
 	// An export of before comes late: its loan is new here, and names who is forgotten.
 	good(t, carrel(t, "import", "--db", db, "--loans", file(t, "late.csv", "loan,borrower,item,loaned,returned\nl9,p1,i9,2026-01-02,2026-02-03\n")))
 	night := []string{"rights", "purge", "--db", db, "--actor", "job-night", "--role", "systems", "--purpose", "legal"}
-	out = good(t, carrel(t, append(night, "--expired-before", "2021-01-01", "--certificates", dir)...))
+	refused(t, carrel(t, append(night, "--expired-before", "2021-01-01")...), "--approval is missing")
+	out = good(t, carrel(t, append(night, "--expired-before", "2021-01-01", "--approval", "rule 4", "--dry-run")...))
+	assert.Contains(t, out, "2 patrons looked at: 1 would be erased, 1 partly")
+	out = good(t, carrel(t, append(night, "--expired-before", "2021-01-01", "--approval", "rule 4", "--certificates", dir)...))
 	assert.Contains(t, out, "2 patrons looked at: 1 erased, 1 partly, 0 refused, 0 not there, 0 failed.")
-	assert.Contains(t, out, "Came back and erased again: 1 borrower, 1 record.")
+	assert.Contains(t, out, "Came back and erased again: 1 record, no rows of patrons.")
 	var p purgeReport
 	good(t, carrel(t, "import", "--db", db, "--loans", file(t, "loans.csv", strings.Replace(demandingLoans, "2026-01-02,\n", "2026-01-02,2026-11-01\n", 1))))
 	require.NoError(t, json.Unmarshal([]byte(good(t, carrel(t, append(night, "--json")...))), &p))
@@ -127,8 +135,8 @@ func testRights(t *testing.T) {
 
 	assert.Contains(t, good(t, carrel(t, "rights", "inventory")), "| patron record | names |")
 	refused(t, rightsCommand(t, "erase", db, "--id", "x", "--certificate", in("x.txt"), "--approval", "y"), "--id: not an ID")
-	refused(t, carrel(t, append(night, "--expired-before", "2999-01-01")...), "lies in the future")
-	refused(t, carrel(t, append(night, "--patrons-file", file(t, "ids", "not one\n"))...), "line 1", "not an ID")
+	refused(t, carrel(t, append(night, "--expired-before", "2999-01-01", "--approval", "x")...), "lies in the future")
+	refused(t, carrel(t, append(night, "--approval", "x", "--patrons-file", file(t, "ids", "not one\n"))...), "line 1", "not an ID")
 	r = carrel(t, "rights", "erase", "--db", db, "--id", three, "--certificate", in("y.txt"), "--approval", "z", "--actor", "staff-17", "--role", "circulation", "--purpose", "checkout")
 	assert.Equal(t, 2, r.code)
 	assert.Contains(t, r.stderr, "not allowed in this role")

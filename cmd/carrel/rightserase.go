@@ -44,7 +44,7 @@ It can be interrupted and run again. For whoever is forgotten already it writes 
 			}
 			var c rights.Certificate
 			err := r.office(cmd, func(o *openedOffice) error {
-				id, err := who.find(cmd, &r.patronFlags, o.dir)
+				id, err := who.findToErase(cmd, &r.patronFlags, o.dir)
 				if err != nil {
 					return err
 				}
@@ -71,8 +71,9 @@ It can be interrupted and run again. For whoever is forgotten already it writes 
 			if errors.As(err, &owed) {
 				if asJSON {
 					err = printJSON(cmd, struct {
+						Erased  bool          `json:"erased"` // nothing was changed
 						Refused []rights.Kept `json:"refused"`
-					}{owed.Kept})
+					}{false, owed.Kept})
 				} else {
 					w := &errWriter{out: cmd.OutOrStdout()}
 					w.printf("Not erased: something is owed, or has to be kept. Nothing was changed; --partial erases what may go.\n\n")
@@ -133,6 +134,10 @@ func printCertificate(out io.Writer, c rights.Certificate) error {
 		}
 	} else {
 		w.printf("Erased of the patron's record: %s. Kept, with the key: %s.\n", orNothing(c.Erased.Segments), orNothing(c.KeptSegments))
+		w.printf("The patron is marked: nobody changes the record any more, and carrel rights purge erases the rest when nothing keeps it. carrel rights withdraw takes that back.\n")
+	}
+	if c.NumbersUnknown {
+		w.printf("Whoever it was could not be read any more, so that only records under the ID were looked for: carrel rights purge finds those under a number.\n")
 	}
 	if len(c.Kept) > 0 {
 		w.printf("\n")
@@ -153,26 +158,39 @@ func orNothing(list []string) string {
 // A purgeReport is what `rights purge --json` says.
 type purgeReport struct {
 	rights.Purged
-	Again rights.Again `json:"again"` // who came back, by a late export or from a backup, and was erased again
+	DryRun bool         `json:"dry_run"`
+	Left   []leftPatron `json:"left,omitempty"`
+	Again  rights.Again `json:"again"` // who came back, by a late export or from a backup, and was erased again
+}
+
+// A leftPatron is somebody of whom something is left, or who could not be erased.
+type leftPatron struct {
+	Patron  patron.ID `json:"patron"`
+	Reasons []string  `json:"reasons"`
 }
 
 func newRightsPurge() *cobra.Command {
 	var r rightsFlags
 	var expired, file, certificates string
-	var partial, asJSON bool
+	var partial, dry, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "purge --db DSN [--expired-before DATE] [--patrons-file FILE] --actor A --role R --purpose P",
 		Short: "Erase patrons whose time has come, and those whose erasure was waiting",
-		Long: `Does what carrel rights erase does for many: always for those whose erasure was asked for and waited until nothing was owed or held any more, and was interrupted; with --expired-before
-for all whose account expired before then; with --patrons-file for those whose IDs are in a file, one a line. And it looks for records that name somebody who is forgotten
-already, brought back by a late export, and unlinks them again. Meant to be run every night; it can be interrupted and run again.
+		Long: `Does what carrel rights erase does for many: always for those whose erasure was asked for and waited until nothing was owed or held any more, or was interrupted; with --expired-before
+for all whose account expired before then; with --patrons-file for those whose IDs are in a file, one a line. And it looks for records and rows of people who are forgotten
+already, brought back by a late export or from a backup, and erases them again. Meant to be run every night; it can be interrupted and run again.
 
-Those who owe something are left as they are, and counted; with --partial what may go of theirs goes. Exit status 1: somebody's record could not be opened.`,
-		Example: `  carrel rights purge --db library.db --actor job-night --role systems --purpose legal
+Those who owe something are left as they are, and counted; with --partial what may go of theirs goes. --dry-run says what would be done, and changes nothing. Exit status 1: somebody's record
+could not be opened, or something names somebody who is forgotten and is protected.`,
+		Example: `  carrel rights purge --db library.db --policy policy.yaml --certificates /srv/certificates --actor job-night --role systems --purpose legal
+  carrel rights purge --db library.db --expired-before 2024-01-01 --policy policy.yaml --dry-run --approval "retention rule 4" --actor dpo --role systems --purpose legal --json
   carrel rights purge --db library.db --expired-before 2024-01-01 --partial --policy policy.yaml --retain bookkeeping.yaml --certificates /srv/certificates --approval "retention rule 4" --actor job-night --role systems --purpose legal --json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p := rights.Purge{Request: rights.Request{Approval: r.approval, Partial: partial}}
+			p := rights.Purge{Request: rights.Request{Approval: r.approval, Partial: partial, DryRun: dry}}
+			if (expired != "" || file != "") && r.approval == "" {
+				return fmt.Errorf("%s--approval is missing: the reference under which it was decided to erase them", place(cmd))
+			}
 			if expired != "" {
 				before, err := circulation.Times(time.UTC)(expired)
 				if err != nil {
@@ -194,28 +212,31 @@ Those who owe something are left as they are, and counted; with --partial what m
 					return fmt.Errorf("--certificates %s: is not a directory", certificates)
 				}
 			}
-			var report purgeReport
+			report := purgeReport{DryRun: dry}
 			err := r.office(cmd, func(o *openedOffice) (err error) {
 				show := newProgress(cmd.ErrOrStderr(), "erasing", 0)
 				defer show.end()
-				var unwritten error
 				looked := 0
-				p.Done = func(_ patron.ID, c rights.Certificate, _ error) {
+				p.Done = func(id patron.ID, c rights.Certificate, err error) error {
 					looked++
 					show.set(int64(looked), plural(looked, "patron"))
-					if certificates != "" && len(c.Signed) > 0 && unwritten == nil {
-						unwritten = writePrivate(filepath.Join(certificates, c.Number+".txt"), c.Signed)
+					report.note(id, c, err)
+					if certificates == "" || !tells(c) {
+						return nil
 					}
+					return writePrivate(filepath.Join(certificates, c.Number+".txt"), c.Signed)
 				}
-				report.Again, err = o.EraseAgain(cmd.Context(), r.call(), o.db.borrowers(cmd.Context()))
+				if !dry {
+					report.Again, err = o.EraseAgain(cmd.Context(), r.call())
+				}
 				if err == nil {
 					report.Purged, err = o.Purge(cmd.Context(), r.call(), p)
 				}
-				if err == nil {
-					err = unwritten
-				}
-				if err == nil && (report.Erased+report.Partly+report.Again.Persons > 0) {
+				if err == nil && !dry && (report.Erased+report.Partly+report.Again.Persons+report.Again.Rows > 0) {
 					err = o.finish(cmd)
+				}
+				if err != nil && cmd.Context().Err() != nil {
+					return interruption(fmt.Sprintf("%sinterrupted after %s; run it again and it goes on", place(cmd), plural(looked, "patron")))
 				}
 				return err
 			})
@@ -227,7 +248,7 @@ Those who owe something are left as they are, and counted; with --partial what m
 			} else {
 				err = printPurge(cmd.OutOrStdout(), report)
 			}
-			if err == nil && report.Failed > 0 {
+			if err == nil && (report.Failed > 0 || len(report.Again.Kept) > 0) {
 				err = errFound
 			}
 			return err
@@ -240,26 +261,64 @@ Those who owe something are left as they are, and counted; with --partial what m
 	f.StringVar(&file, "patrons-file", "", "file with IDs of patrons, one a line, - for standard input")
 	f.StringVar(&certificates, "certificates", "", "directory to write a signed certificate of each to")
 	f.BoolVar(&partial, "partial", false, "erase what may go of those who owe something, and keep the rest until that is settled")
+	f.BoolVar(&dry, "dry-run", false, "say what would be done and change nothing")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
+// tells reports whether a certificate says that something was erased: of those who wait there is none every night.
+func tells(c rights.Certificate) bool {
+	return len(c.Signed) > 0 && !c.Before && (c.Erased.Key || len(c.Erased.Records) > 0 || len(c.Erased.Segments) > 0)
+}
+
+// note takes down of whom something is left.
+func (r *purgeReport) note(id patron.ID, c rights.Certificate, err error) {
+	kept := c.Kept
+	var owed *rights.ObligationsError
+	switch {
+	case errors.As(err, &owed):
+		kept = owed.Kept
+	case errors.Is(err, patron.ErrNotFound), c.Before:
+		r.Left = append(r.Left, leftPatron{id, []string{"not-there"}})
+		return
+	case errors.Is(err, patron.ErrDenied):
+		r.Left = append(r.Left, leftPatron{id, []string{"restricted"}})
+		return
+	case err != nil:
+		r.Left = append(r.Left, leftPatron{id, []string{"failed"}})
+		return
+	}
+	reasons := map[string]bool{}
+	for _, k := range kept {
+		for _, why := range k.Reasons {
+			reasons[why] = true
+		}
+	}
+	if len(reasons) > 0 {
+		r.Left = append(r.Left, leftPatron{id, slices.Sorted(maps.Keys(reasons))})
+	}
+}
+
 func printPurge(out io.Writer, r purgeReport) error {
 	w := &errWriter{out: out}
-	w.printf("%s looked at: %d erased, %d partly, %d refused, %d not there, %d failed.\n", plural(r.Looked, "patron"), r.Erased, r.Partly, r.Refused, r.Missing, r.Failed)
+	done := "erased"
+	if r.DryRun {
+		done = "would be erased"
+	}
+	w.printf("%s looked at: %d %s, %d partly, %d refused, %d not there, %d failed.\n", plural(r.Looked, "patron"), r.Erased, done, r.Partly, r.Refused, r.Missing, r.Failed)
 	t := table{columns: []string{"KEPT BECAUSE", "RECORDS"}}
 	for _, why := range slices.Sorted(maps.Keys(r.Reasons)) {
 		t.add(why, thousands(r.Reasons[why]))
 	}
-	if r.Again.Persons > 0 {
-		n := 0
-		for _, k := range r.Again.Records {
-			n += k
-		}
-		w.printf("Came back and erased again: %s, %s.\n", plural(r.Again.Persons, "borrower"), plural(n, "record"))
+	n := 0
+	for _, k := range r.Again.Records {
+		n += k
+	}
+	if n+r.Again.Rows > 0 {
+		w.printf("Came back and erased again: %s, %s of patrons.\n", plural(n, "record"), plural(r.Again.Rows, "row"))
 	}
 	if len(r.Again.Kept) > 0 {
-		w.printf("Names somebody who is forgotten, and is protected; somebody has to decide:\n")
+		w.printf(namesForgotten)
 	}
 	if w.err == nil && len(r.Again.Kept) > 0 {
 		w.err = printKept(out, r.Again.Kept)
@@ -270,13 +329,16 @@ func printPurge(out io.Writer, r purgeReport) error {
 	return w.err
 }
 
+// namesForgotten comes before a list.
+const namesForgotten = "These name somebody who is forgotten, and are protected. Settle what they are about (take the item back, close the fee or the request, import that), and the next carrel rights purge unlinks them:\n"
+
 // readPatrons reads IDs, one a line.
 func readPatrons(cmd *cobra.Command, name string) (ids []patron.ID, err error) {
 	data, err := readFile(cmd, name, 1<<26)
 	if err != nil {
 		return nil, err
 	}
-	s := bufio.NewScanner(strings.NewReader(string(data)))
+	s := bufio.NewScanner(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
 	for n := 1; s.Scan(); n++ {
 		text := strings.TrimSpace(s.Text())
 		if text == "" {

@@ -41,6 +41,13 @@ to export; that it was done is recorded first. The file is made with access for 
 				if err != nil {
 					return err
 				}
+				if out == "-" {
+					w := bufio.NewWriter(cmd.OutOrStdout())
+					if m, err = o.Export(cmd.Context(), r.call(), id, r.request(), w, recipients...); err != nil {
+						return err
+					}
+					return w.Flush()
+				}
 				file, err := draftOf(out)
 				if err != nil {
 					return err
@@ -59,6 +66,9 @@ to export; that it was done is recorded first. The file is made with access for 
 			if err != nil {
 				return err
 			}
+			if out == "-" {
+				return nil
+			}
 			if asJSON {
 				return printJSON(cmd, m)
 			}
@@ -71,7 +81,7 @@ to export; that it was done is recorded first. The file is made with access for 
 	}
 	r.register(cmd, "reference of the patron's demand")
 	who.register(cmd)
-	cmd.Flags().StringVar(&out, "out", "", "the file to write")
+	cmd.Flags().StringVar(&out, "out", "", "the file to write; - for standard output")
 	to.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the manifest as JSON")
 	return cmd
@@ -82,7 +92,7 @@ func newRightsRestrict(on bool) *cobra.Command {
 	var who whoFlags
 	name, short, done := "restrict", "Keep a patron's record from everybody who has not the right to restrict", "restricted"
 	long := `Keeps a patron's record from everybody who has not the right to restrict, as the patron may demand while it is disputed whether it is right or lawful, or because they need it
-for a claim of their own (article 18). It is stored; it is not shown, exported, changed or erased, and no sweep unlinks their records. The patron goes on to see it.`
+for a claim of their own (article 18). It is stored; it is not shown, exported or changed but by those who may restrict, it is not erased, and no sweep unlinks their records. The patron goes on to see it.`
 	if !on {
 		name, short, done = "lift", "End a restriction", "lifted"
 		long = "Ends what carrel rights restrict has begun. The patron is to be told before (article 18, 3)."
@@ -112,6 +122,39 @@ for a claim of their own (article 18). It is stored; it is not shown, exported, 
 		},
 	}
 	r.register(cmd, "reference of the patron's demand")
+	who.register(cmd)
+	return cmd
+}
+
+func newRightsWithdraw() *cobra.Command {
+	var r rightsFlags
+	var who whoFlags
+	cmd := &cobra.Command{
+		Use:   "withdraw --db DSN (--id ID | --identifier-file FILE) --approval REF --actor A --role R --purpose P",
+		Short: "Take back a demand for erasure that waits",
+		Long: `Takes the mark from a patron whose erasure was asked for with --partial and waits until nothing is owed any more: they do not want to be erased after all. What was erased
+stays erased.`,
+		Example: `  carrel rights withdraw --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --approval "letter of 3 May" --actor staff-3 --role patron-services --purpose legal`,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := needed(cmd, "approval"); err != nil {
+				return err
+			}
+			err := r.office(cmd, func(o *openedOffice) error {
+				id, err := who.findToErase(cmd, &r.patronFlags, o.dir)
+				if err != nil {
+					return err
+				}
+				return o.Withdraw(cmd.Context(), r.call(), id, r.request())
+			})
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write([]byte("withdrawn\n"))
+			return err
+		},
+	}
+	r.register(cmd, "reference of the patron's letter")
 	who.register(cmd)
 	return cmd
 }

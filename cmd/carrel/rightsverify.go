@@ -13,6 +13,7 @@ import (
 
 // A certificateReport is what `rights verify --json` says.
 type certificateReport struct {
+	Signed bool `json:"signed"` // by this installation, and unchanged
 	rights.Certificate
 	Tombstone *bool `json:"tombstone,omitempty"` // whether the erasure ledger has the patron's; absent: it was not asked
 }
@@ -43,16 +44,24 @@ is in the erasure ledger, as it is after any restore. Exit status 1: it is not.`
 			}
 			var report certificateReport
 			if public != "" {
-				report.Certificate, err = rights.OpenCertificate(signed, public)
+				if report.Certificate, err = rights.OpenCertificate(signed, public); err != nil && !errors.Is(err, audit.ErrStatement) {
+					return fmt.Errorf("%s--key: want the text that carrel log key prints", place(cmd))
+				}
 			} else {
 				err = report.check(cmd, signed, keys)
 			}
 			if errors.Is(err, audit.ErrStatement) {
+				if asJSON {
+					if err := printJSON(cmd, certificateReport{}); err != nil {
+						return err
+					}
+				}
 				fmt.Fprintf(cmd.ErrOrStderr(), "carrel: %s%s: is no certificate that this installation has signed, or was changed since\n", place(cmd), args[0])
 				return errFound
 			} else if err != nil {
 				return err
 			}
+			report.Signed = true
 			if asJSON {
 				err = printJSON(cmd, report)
 			} else {
