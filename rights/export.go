@@ -68,7 +68,7 @@ func (o *Office) Export(ctx context.Context, call patron.Call, id patron.ID, r R
 			return x.records(ctx, w, patron.References(id, view.Profile))
 		}))
 	if err == nil && o.Reporter != nil {
-		err = x.add("seen.json", "when, for what purpose and in which capacity the record was looked at, and to whom it was given", func(w io.Writer) (int, error) {
+		err = x.add("seen.json", "when, for what purpose and in which capacity the record was looked up, looked at or given out, and to whom", func(w io.Writer) (int, error) {
 			return x.seen(ctx, w, call, id)
 		})
 	}

@@ -62,7 +62,7 @@ func TestFormatsAreDocumented(t *testing.T) {
 
 // What people copy from these pages into units, manifests and shells must be there: commands and flags.
 func TestDocumentedCommandsExist(t *testing.T) {
-	for _, page := range []string{"README.md", "docs/backups.md", "docs/formats.md", "docs/keys.md", "docs/lockout.md", "docs/operations.md", "docs/residue.md", "docs/trail.md"} {
+	for _, page := range []string{"README.md", "docs/backups.md", "docs/formats.md", "docs/keys.md", "docs/lockout.md", "docs/operations.md", "docs/residue.md", "docs/rights.md", "docs/trail.md"} {
 		text, err := os.ReadFile("../../" + page)
 		require.NoError(t, err)
 		lines := documentedCommands(string(text))
