@@ -66,6 +66,10 @@ func (o *Office) forget(ctx context.Context, call patron.Call, id patron.ID, r R
 }
 
 func (o *Office) erase(ctx context.Context, call patron.Call, e *patron.Erasure, r Request, expired time.Time, c *Certificate) error {
+	if r.DryRun && e.Forgotten {
+		c.Before, c.Erased.Key = true, true
+		return e.Refuse(ctx, whyDryRun)
+	}
 	if e.Gone {
 		c.Before, c.Erased.Key, c.NumbersUnknown = true, true, true
 		f, err := o.clear(ctx, e.References, c.Erased.Records)

@@ -83,10 +83,16 @@ func New(cfg Config) (*Office, error) {
 	return o, nil
 }
 
+// counts reports whether borrower tokens are made of such references.
+func (o *Office) counts(r crypto.Secret) bool {
+	use, _, is := strings.Cut(r.Reveal(), ":")
+	return !is || o.Types == nil || slices.Contains(o.Types, use)
+}
+
 // persons returns all tokens by which circulation records may name a patron, of all living epochs.
 func (o *Office) persons(references []crypto.Secret) (all []circulation.Borrower, err error) {
 	for _, r := range references {
-		if use, _, is := strings.Cut(r.Reveal(), ":"); is && o.Types != nil && !slices.Contains(o.Types, use) {
+		if !o.counts(r) {
 			continue
 		}
 		tokens, err := o.borrowers.Tokens(r.Reveal())

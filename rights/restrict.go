@@ -62,6 +62,9 @@ func (o *Office) hold(ctx context.Context, references []crypto.Secret, do func(H
 	}
 	var failed []error
 	for _, r := range references {
+		if !o.counts(r) {
+			continue
+		}
 		token, err := borrowers.Token(r.Reveal())
 		if err == nil {
 			err = do(h, circulation.Borrower(token))
