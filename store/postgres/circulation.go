@@ -43,15 +43,19 @@ func (c *Circulation) CheckSchema(ctx context.Context) error { return CheckSchem
 
 // Receipts returns the receipts of all batches in the order in which they were written.
 func (c *Circulation) Receipts(ctx context.Context) ([]anonymize.Receipt, error) {
+	const op = "read receipts"
 	var list []anonymize.Receipt
-	var body string
-	err := each(ctx, "read receipts", c.db, "SELECT body FROM receipts ORDER BY id", nil, []any{&body}, func() error {
-		var r anonymize.Receipt
-		if err := json.Unmarshal([]byte(body), &r); err != nil {
-			return errors.New("postgres: a receipt is damaged")
-		}
-		list = append(list, r)
-		return nil
+	err := c.read(ctx, op, func() error {
+		list = nil
+		var body string
+		return each(ctx, op, c.db, "SELECT body FROM receipts ORDER BY id", nil, []any{&body}, func() error {
+			var r anonymize.Receipt
+			if err := json.Unmarshal([]byte(body), &r); err != nil {
+				return errors.New("postgres: a receipt is damaged")
+			}
+			list = append(list, r)
+			return nil
+		})
 	})
 	return list, err
 }

@@ -392,5 +392,10 @@ func TestPatronMigrationGoesBack(t *testing.T) {
 	require.ErrorContains(t, err, "run the migrations")
 	_, err = db.Exec(up)
 	require.NoError(t, err)
+	later, err := fs.ReadFile(postgres.Migrations(), "00007_rights.sql") // which adds to the table
+	require.NoError(t, err)
+	up, _, _ = strings.Cut(string(later), "-- +goose Down")
+	_, err = db.Exec(up)
+	require.NoError(t, err)
 	require.NoError(t, postgres.NewPatrons(db).Write(t.Context(), batchOf(1, somebody())))
 }
