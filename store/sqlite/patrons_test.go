@@ -103,7 +103,7 @@ func TestOlderSchema(t *testing.T) {
 	err := sqlite.New(db).CheckSchema(t.Context())
 	require.ErrorIs(t, err, sqlite.ErrOlderSchema)
 	require.ErrorIs(t, err, sqlite.ErrNoSchema)
-	require.ErrorContains(t, err, "its version is 1, this program's 6")
+	require.Regexp(t, `its version is 1, this program's \d+`, err.Error())
 	require.Zero(t, count(t, db, "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'patron%' OR name LIKE 'subject_keys%' OR name LIKE 'grants%' OR name LIKE 'trail%'"))
 	for _, up := range ups {
 		_, err = db.Exec(up)
