@@ -24,8 +24,8 @@ certificate (17), restriction (18); the same for many, as when accounts have exp
 of the access file, which says who may export, erase and restrict; in the built-in one that is patron-services for legal. docs/rights.md has it whole.`,
 		Example: `  carrel rights export --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --out copy.zip.age --passphrase-file phrase --actor staff-3 --role patron-services --purpose legal
   carrel rights erase --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --certificate erased.txt --approval "demand 31" --actor staff-3 --role patron-services --purpose legal
-  carrel rights purge --db library.db --expired-before 2024-01-01 --policy policy.yaml --actor job-night --role systems --purpose legal`,
-	}, newRightsExport(), newRightsErase(), newRightsPurge(), newRightsWithdraw(), newRightsRestrict(true), newRightsRestrict(false), newRightsVerify(), newRightsInventory())
+  carrel rights purge --db library.db --policy policy.yaml --certificates /srv/certificates --actor job-night --role systems --purpose legal`,
+	}, newRightsExport(), newRightsErase(), newRightsPurge(), newRightsWithdraw(), newRightsRestrict(), newRightsLift(), newRightsVerify(), newRightsInventory())
 }
 
 // rightsFlags are what the commands have that do something for one patron or many.

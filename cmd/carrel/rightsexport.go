@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -87,78 +86,6 @@ to export; that it was done is recorded first. The file is made with access for 
 	return cmd
 }
 
-func newRightsRestrict(on bool) *cobra.Command {
-	var r rightsFlags
-	var who whoFlags
-	name, short, done := "restrict", "Keep a patron's record from everybody who has not the right to restrict", "restricted"
-	long := `Keeps a patron's record from everybody who has not the right to restrict, as the patron may demand while it is disputed whether it is right or lawful, or because they need it
-for a claim of their own (article 18). It is stored; it is not shown, exported or changed but by those who may restrict, it is not erased, and no sweep unlinks their records. The patron goes on to see it.`
-	if !on {
-		name, short, done = "lift", "End a restriction", "lifted"
-		long = "Ends what carrel rights restrict has begun. The patron is to be told before (article 18, 3)."
-	}
-	cmd := &cobra.Command{
-		Use:     name + " --db DSN (--id ID | --identifier-file FILE) --actor A --role R --purpose P",
-		Short:   short,
-		Long:    long,
-		Example: "  carrel rights " + name + ` --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --approval "demand 32" --actor staff-3 --role patron-services --purpose legal`,
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := r.office(cmd, func(o *openedOffice) error {
-				id, err := who.find(cmd, &r.patronFlags, o.dir)
-				if err != nil {
-					return err
-				}
-				if on {
-					return o.Restrict(cmd.Context(), r.call(), id, r.request())
-				}
-				return o.Lift(cmd.Context(), r.call(), id, r.request())
-			})
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write([]byte(done + "\n"))
-			return err
-		},
-	}
-	r.register(cmd, "reference of the patron's demand")
-	who.register(cmd)
-	return cmd
-}
-
-func newRightsWithdraw() *cobra.Command {
-	var r rightsFlags
-	var who whoFlags
-	cmd := &cobra.Command{
-		Use:   "withdraw --db DSN (--id ID | --identifier-file FILE) --approval REF --actor A --role R --purpose P",
-		Short: "Take back a demand for erasure that waits",
-		Long: `Takes the mark from a patron whose erasure was asked for with --partial and waits until nothing is owed any more: they do not want to be erased after all. What was erased
-stays erased.`,
-		Example: `  carrel rights withdraw --db library.db --id 6f9619ff-8b86-4d01-b42d-00cf4fc964ff --approval "letter of 3 May" --actor staff-3 --role patron-services --purpose legal`,
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := needed(cmd, "approval"); err != nil {
-				return err
-			}
-			err := r.office(cmd, func(o *openedOffice) error {
-				id, err := who.findToErase(cmd, &r.patronFlags, o.dir)
-				if err != nil {
-					return err
-				}
-				return o.Withdraw(cmd.Context(), r.call(), id, r.request())
-			})
-			if err != nil {
-				return err
-			}
-			_, err = cmd.OutOrStdout().Write([]byte("withdrawn\n"))
-			return err
-		},
-	}
-	r.register(cmd, "reference of the patron's letter")
-	who.register(cmd)
-	return cmd
-}
-
 func newRightsInventory() *cobra.Command {
 	var policyFile string
 	var asJSON bool
@@ -189,5 +116,3 @@ func newRightsInventory() *cobra.Command {
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
-
-var errWhichKey = errors.New("want either --keys or --key")

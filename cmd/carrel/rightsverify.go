@@ -18,6 +18,8 @@ type certificateReport struct {
 	Tombstone *bool `json:"tombstone,omitempty"` // whether the erasure ledger has the patron's; absent: it was not asked
 }
 
+var errWhichKey = errors.New("want either --keys or --key")
+
 func newRightsVerify() *cobra.Command {
 	var public, keys string
 	var asJSON bool

@@ -59,7 +59,7 @@ func brokenRights() map[string]brokenStore {
 			}}.in(c)
 		}, []string{"NamedIsNobodyElse"}},
 		"namesWithoutHold": {eachNamed(func(p *rights.Page) { p.Hold = len(p.Records) > 0 && p.Records[0].Hold }), []string{"NamedSaysHold"}},
-		"partsKeepingTexts": {func(c storetest.Circulation) storetest.Circulation {
+		"namesNoTextsToRecipients": {func(c storetest.Circulation) storetest.Circulation {
 			s := c.Store.(rights.Circulation)
 			return overRights{named: func(ctx context.Context, q rights.Query) (rights.Page, error) {
 				page, err := s.Named(ctx, q)
